@@ -1,0 +1,1 @@
+//! See the head comments of the modules.

@@ -1,0 +1,20 @@
+//! What HDFS clients, namenodes and datanodes say to each other, and what a datanode's disks hold.
+//!
+//! The codecs are sans-IO: bytes in, a value or a typed [`ProtocolError`] out, allocation bounded by
+//! [`limits`]. Only [`rpc::client`] and [`rpc::server`] touch sockets. This crate knows no other
+//! crate of the workspace.
+
+pub mod block;
+pub mod checksum;
+pub mod error;
+pub mod limits;
+pub mod messages;
+pub mod meta_file;
+pub mod operation;
+pub mod packet;
+pub mod rpc;
+pub mod settings;
+pub mod site_config;
+pub mod wire;
+
+pub use error::{ProtocolError, RemoteError};

@@ -1,0 +1,1 @@
+//! Sans-IO framing of Hadoop IPC: preamble, request and response frames.
