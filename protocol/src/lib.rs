@@ -7,6 +7,7 @@
 pub mod block;
 pub mod checksum;
 pub mod error;
+pub mod file_checksum;
 pub mod limits;
 pub mod messages;
 pub mod meta_file;
