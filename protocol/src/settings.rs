@@ -1,5 +1,7 @@
 //! Every setting that ringfs reads, by Hadoop's own name where Hadoop has one, `ringfs.*` else:
 //! name, default and meaning in one table, which `ringfs settings` prints.
+//!
+//! A constant's name is the setting's in capitals, `.` and `-` as `_`.
 
 /// How a value is written and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +28,228 @@ pub struct Setting {
     pub deprecated_names: &'static [&'static str],
 }
 
-/// One setting as a constant; [`ALL`] lists them.
-pub const DFS_BLOCK_SIZE: Setting = Setting {
-    name: "dfs.blocksize",
-    default: "134217728",
-    kind: Kind::Bytes,
-    meaning: "Block size of new files, in bytes (128m)",
-    deprecated_names: &["dfs.block.size"],
-};
+/// Defines each setting as a constant and lists them all in [`ALL`]:
+/// `CONSTANT: Kind, "name" = "default", "meaning" [, was "deprecated name"]*;`
+macro_rules! settings {
+    ($($constant:ident: $kind:ident, $name:literal = $default:literal, $meaning:literal
+        $(, was $deprecated:literal)*;)*) => {
+        $(
+            #[doc = $meaning]
+            pub const $constant: Setting = Setting {
+                name: $name,
+                default: $default,
+                kind: Kind::$kind,
+                meaning: $meaning,
+                deprecated_names: &[$($deprecated),*],
+            };
+        )*
 
-pub const ALL: &[Setting] = &[DFS_BLOCK_SIZE];
+        /// All settings, grouped as in this file.
+        pub const ALL: &[Setting] = &[$($constant),*];
+    };
+}
+
+settings! {
+    // Read by everybody.
+    FS_DEFAULT_FS: Text, "fs.defaultFS" = "file:///",
+        "The file system of paths without scheme: hdfs://host:port of the namenode",
+        was "fs.default.name";
+    HADOOP_TMP_DIR: Text, "hadoop.tmp.dir" = "/tmp/hadoop-${user.name}",
+        "Base of the directories that are not set one by one";
+    DFS_BLOCK_SIZE: Bytes, "dfs.blocksize" = "134217728",
+        "Block size of new files (128m)", was "dfs.block.size";
+    DFS_REPLICATION: Integer, "dfs.replication" = "3",
+        "Replicas of a new file's blocks";
+    DFS_BYTES_PER_CHECKSUM: Integer, "dfs.bytes-per-checksum" = "512",
+        "Bytes of data that one checksum covers", was "io.bytes.per.checksum";
+    DFS_CHECKSUM_TYPE: Text, "dfs.checksum.type" = "CRC32C",
+        "Checksum of new files: CRC32C, CRC32 or NULL";
+    DFS_CLIENT_WRITE_PACKET_SIZE: Bytes, "dfs.client-write-packet-size" = "65536",
+        "Size of the packets that a writer sends", was "dfs.write.packet.size";
+    IO_FILE_BUFFER_SIZE: Bytes, "io.file.buffer.size" = "4096",
+        "Buffer size that the namenode advises its clients to use";
+    FS_TRASH_INTERVAL: Integer, "fs.trash.interval" = "0",
+        "Minutes after which a trash checkpoint is deleted; 0: no trash";
+    FS_PERMISSIONS_UMASK_MODE: Text, "fs.permissions.umask-mode" = "022",
+        "Permission bits withheld from new files and directories (octal or symbolic)",
+        was "dfs.umaskmode";
+    IPC_CLIENT_CONNECT_TIMEOUT: Millis, "ipc.client.connect.timeout" = "20000",
+        "Time for one attempt to connect to a server's RPC port";
+    IPC_CLIENT_RPC_TIMEOUT_MS: Millis, "ipc.client.rpc-timeout.ms" = "120000",
+        "Time after which a remote call without reply fails; 0: never";
+    IPC_PING_INTERVAL: Millis, "ipc.ping.interval" = "60000",
+        "Time between pings while a call waits for its reply";
+    DFS_HEARTBEAT_INTERVAL: Seconds, "dfs.heartbeat.interval" = "3",
+        "Time between a datanode's heartbeats";
+
+    // The namenode.
+    DFS_NAMENODE_RPC_ADDRESS: Text, "dfs.namenode.rpc-address" = "",
+        "host:port that the namenode serves; empty: as in fs.defaultFS";
+    DFS_NAMENODE_RPC_BIND_HOST: Text, "dfs.namenode.rpc-bind-host" = "",
+        "Address to listen on instead of the host in dfs.namenode.rpc-address, such as 0.0.0.0";
+    DFS_NAMENODE_NAME_DIR: Text, "dfs.namenode.name.dir" = "file://${hadoop.tmp.dir}/dfs/name",
+        "Directory of the namenode's metadata", was "dfs.name.dir";
+    DFS_NAMENODE_HANDLER_COUNT: Integer, "dfs.namenode.handler.count" = "10",
+        "Remote calls that run at a time, in hundreds: a waiting call holds no thread";
+    DFS_REPLICATION_MAX: Integer, "dfs.replication.max" = "512",
+        "Most replicas that a file may ask for";
+    DFS_NAMENODE_REPLICATION_MIN: Integer, "dfs.namenode.replication.min" = "1",
+        "Replicas that must be reported before a block counts as written", was "dfs.replication.min";
+    DFS_NAMENODE_FS_LIMITS_MIN_BLOCK_SIZE: Bytes,
+        "dfs.namenode.fs-limits.min-block-size" = "1048576", "Least block size of a new file";
+    DFS_NAMENODE_FS_LIMITS_MAX_BLOCKS_PER_FILE: Integer,
+        "dfs.namenode.fs-limits.max-blocks-per-file" = "10000", "Most blocks of one file";
+    DFS_NAMENODE_FS_LIMITS_MAX_COMPONENT_LENGTH: Integer,
+        "dfs.namenode.fs-limits.max-component-length" = "255",
+        "Most bytes of one path component; 0: no limit";
+    DFS_NAMENODE_FS_LIMITS_MAX_DIRECTORY_ITEMS: Integer,
+        "dfs.namenode.fs-limits.max-directory-items" = "1048576", "Most entries of one directory";
+    DFS_NAMENODE_HEARTBEAT_RECHECK_INTERVAL: Millis,
+        "dfs.namenode.heartbeat.recheck-interval" = "300000",
+        "A datanode is dead after twice this and ten heartbeat intervals of silence",
+        was "heartbeat.recheck.interval";
+    DFS_NAMENODE_STALE_DATANODE_INTERVAL: Millis, "dfs.namenode.stale.datanode.interval" = "30000",
+        "A datanode silent for so long is named last to readers and avoided for writes";
+    DFS_NAMENODE_REDUNDANCY_INTERVAL_SECONDS: Seconds,
+        "dfs.namenode.redundancy.interval.seconds" = "3",
+        "Time between two rounds of scheduling re-replication and deletion",
+        was "dfs.namenode.replication.interval", was "dfs.replication.interval";
+    DFS_NAMENODE_REPLICATION_MAX_STREAMS: Integer, "dfs.namenode.replication.max-streams" = "2",
+        "Re-replications that one datanode is asked to send at a time", was "dfs.max-repl-streams";
+    DFS_NAMENODE_REPLICATION_WORK_MULTIPLIER_PER_ITERATION: Integer,
+        "dfs.namenode.replication.work.multiplier.per.iteration" = "2",
+        "Blocks re-replicated in one round for each live datanode";
+    DFS_NAMENODE_RECONSTRUCTION_PENDING_TIMEOUT_SEC: Seconds,
+        "dfs.namenode.reconstruction.pending.timeout-sec" = "300",
+        "Time after which a scheduled re-replication that nobody reported is scheduled anew",
+        was "dfs.namenode.replication.pending.timeout-sec",
+        was "dfs.replication.pending.timeout.sec";
+    DFS_BLOCK_INVALIDATE_LIMIT: Integer, "dfs.block.invalidate.limit" = "1000",
+        "Deletions sent to a datanode with one heartbeat";
+    DFS_NAMENODE_SAFEMODE_THRESHOLD_PCT: Float, "dfs.namenode.safemode.threshold-pct" = "0.999",
+        "Share of blocks to be reported before safe mode ends", was "dfs.safemode.threshold.pct";
+    DFS_NAMENODE_SAFEMODE_MIN_DATANODES: Integer, "dfs.namenode.safemode.min.datanodes" = "0",
+        "Live datanodes needed before safe mode ends", was "dfs.safemode.min.datanodes";
+    DFS_NAMENODE_SAFEMODE_EXTENSION: Millis, "dfs.namenode.safemode.extension" = "30000",
+        "Time that safe mode lasts on after its threshold was reached", was "dfs.safemode.extension";
+    DFS_NAMENODE_LEASE_HARD_LIMIT_SEC: Seconds, "dfs.namenode.lease-hard-limit-sec" = "1200",
+        "Time after which the file of a silent writer is closed by the namenode";
+    DFS_PERMISSIONS_ENABLED: Boolean, "dfs.permissions.enabled" = "true",
+        "Whether permissions are checked", was "dfs.permissions";
+    DFS_PERMISSIONS_SUPERUSERGROUP: Text, "dfs.permissions.superusergroup" = "supergroup",
+        "Members of this group are superusers", was "dfs.permissions.supergroup";
+    DFS_NAMENODE_ACCESSTIME_PRECISION: Millis, "dfs.namenode.accesstime.precision" = "3600000",
+        "Access times are updated once in this time; 0: never", was "dfs.access.time.precision";
+    DFS_LS_LIMIT: Integer, "dfs.ls.limit" = "1000",
+        "Directory entries in one reply to a listing";
+    DFS_NAMENODE_RETRYCACHE_EXPIRYTIME_MILLIS: Millis,
+        "dfs.namenode.retrycache.expirytime.millis" = "600000",
+        "Time for which the reply to a call that must not run twice is kept";
+
+    // Datanodes.
+    DFS_DATANODE_DATA_DIR: Text, "dfs.datanode.data.dir" = "file://${hadoop.tmp.dir}/dfs/data",
+        "Directories of the blocks, one a volume, comma-separated", was "dfs.data.dir";
+    DFS_DATANODE_DATA_DIR_PERM: Text, "dfs.datanode.data.dir.perm" = "700",
+        "Permissions of the data directories (octal)";
+    DFS_DATANODE_ADDRESS: Text, "dfs.datanode.address" = "0.0.0.0:9866",
+        "Address that serves blocks";
+    DFS_DATANODE_IPC_ADDRESS: Text, "dfs.datanode.ipc.address" = "0.0.0.0:9867",
+        "Address of the datanode's RPC";
+    DFS_DATANODE_HTTP_ADDRESS: Text, "dfs.datanode.http.address" = "0.0.0.0:9864",
+        "Address whose port is reported as the datanode's HTTP port";
+    DFS_DATANODE_HOSTNAME: Text, "dfs.datanode.hostname" = "",
+        "Host name to register with; empty: this host's", was "slave.host.name";
+    DFS_DATANODE_DU_RESERVED: Bytes, "dfs.datanode.du.reserved" = "0",
+        "Bytes of each volume to leave to others";
+    DFS_DATANODE_MAX_TRANSFER_THREADS: Integer, "dfs.datanode.max.transfer.threads" = "4096",
+        "Most block streams at a time", was "dfs.datanode.max.xcievers";
+    DFS_DATANODE_SYNCONCLOSE: Boolean, "dfs.datanode.synconclose" = "false",
+        "Whether a block is synced to its device when it is finalized";
+    DFS_DATANODE_FAILED_VOLUMES_TOLERATED: Integer, "dfs.datanode.failed.volumes.tolerated" = "0",
+        "Volumes that may fail before the datanode stops";
+    DFS_DATANODE_BALANCE_BANDWIDTH_PER_SEC: Bytes,
+        "dfs.datanode.balance.bandwidthPerSec" = "100m",
+        "Bytes a second that balancing may use", was "dfs.balance.bandwidthPerSec";
+    DFS_DATANODE_SOCKET_REUSE_KEEPALIVE: Millis, "dfs.datanode.socket.reuse.keepalive" = "4000",
+        "Time for which a connection waits for its next operation";
+    DFS_BLOCKREPORT_INTERVAL_MSEC: Millis, "dfs.blockreport.intervalMsec" = "21600000",
+        "Time between full block reports";
+    DFS_BLOCKREPORT_INITIAL_DELAY: Seconds, "dfs.blockreport.initialDelay" = "0",
+        "The first full block report comes at random within this time";
+    DFS_BLOCKREPORT_SPLIT_THRESHOLD: Integer, "dfs.blockreport.split.threshold" = "1000000",
+        "Blocks beyond which each volume is reported in a message of its own";
+    DFS_BLOCKREPORT_INCREMENTAL_INTERVAL_MSEC: Millis,
+        "dfs.blockreport.incremental.intervalMsec" = "0",
+        "Time for which received and deleted blocks are gathered before they are reported";
+
+    // Clients, and datanodes as clients of each other.
+    DFS_USER_HOME_DIR_PREFIX: Text, "dfs.user.home.dir.prefix" = "/user",
+        "Relative paths are below this directory and the user's name";
+    DFS_CLIENT_SOCKET_TIMEOUT: Millis, "dfs.client.socket-timeout" = "60000",
+        "Time without a byte after which a block transfer fails", was "dfs.socket.timeout";
+    DFS_CLIENT_USE_DATANODE_HOSTNAME: Boolean, "dfs.client.use.datanode.hostname" = "false",
+        "Whether datanodes are reached by host name instead of address";
+    DFS_CLIENT_MAX_BLOCK_ACQUIRE_FAILURES: Integer,
+        "dfs.client.max.block.acquire.failures" = "3",
+        "Times that a reader asks for a block's locations anew after all of them failed";
+    DFS_CLIENT_BLOCK_WRITE_RETRIES: Integer, "dfs.client.block.write.retries" = "3",
+        "New blocks tried when a write pipeline cannot be set up";
+    DFS_CLIENT_BLOCK_WRITE_LOCATE_FOLLOWING_BLOCK_RETRIES: Integer,
+        "dfs.client.block.write.locateFollowingBlock.retries" = "5",
+        "Times that a writer asks again for its next block, or to complete its file";
+    DFS_CLIENT_BLOCK_WRITE_LOCATE_FOLLOWING_BLOCK_INITIAL_DELAY_MS: Millis,
+        "dfs.client.block.write.locateFollowingBlock.initial.delay.ms" = "400",
+        "First pause before asking again; doubled each time";
+    DFS_CLIENT_WRITE_MAX_PACKETS_IN_FLIGHT: Integer,
+        "dfs.client.write.max-packets-in-flight" = "80",
+        "Packets of one file waiting to be sent or acknowledged";
+    DFS_CLIENT_WRITE_EXCLUDE_NODES_CACHE_EXPIRY_INTERVAL_MILLIS: Millis,
+        "dfs.client.write.exclude.nodes.cache.expiry.interval.millis" = "600000",
+        "Time for which a writer avoids a datanode that failed it";
+    DFS_CLIENT_BLOCK_WRITE_REPLACE_DATANODE_ON_FAILURE_ENABLE: Boolean,
+        "dfs.client.block.write.replace-datanode-on-failure.enable" = "true",
+        "Whether a failed datanode of a pipeline is replaced";
+    DFS_CLIENT_BLOCK_WRITE_REPLACE_DATANODE_ON_FAILURE_POLICY: Text,
+        "dfs.client.block.write.replace-datanode-on-failure.policy" = "DEFAULT",
+        "When it is replaced: ALWAYS, NEVER or DEFAULT (at three replicas, when half are lost or the file was flushed or appended to)";
+    DFS_CLIENT_BLOCK_WRITE_REPLACE_DATANODE_ON_FAILURE_BEST_EFFORT: Boolean,
+        "dfs.client.block.write.replace-datanode-on-failure.best-effort" = "false",
+        "Whether a writer goes on with fewer datanodes when no replacement is found";
+    DFS_CHECKSUM_COMBINE_MODE: Text, "dfs.checksum.combine.mode" = "MD5MD5CRC",
+        "What -checksum prints: MD5MD5CRC or COMPOSITE_CRC";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::site_config::Configuration;
+
+    #[test]
+    fn names_are_unique_and_told() {
+        let mut seen = HashSet::new();
+        for setting in ALL {
+            assert!(!setting.meaning.is_empty(), "{}", setting.name);
+            for name in setting.deprecated_names.iter().chain([&setting.name]) {
+                assert!(seen.insert(*name), "{name} is listed twice");
+            }
+        }
+    }
+
+    #[test]
+    fn every_default_is_of_its_kind() {
+        let configuration = Configuration::default();
+        for setting in ALL {
+            let read = match setting.kind {
+                Kind::Text => Ok(()),
+                Kind::Integer => configuration.integer(setting).map(drop),
+                Kind::Float => configuration.float(setting).map(drop),
+                Kind::Boolean => configuration.boolean(setting).map(drop),
+                Kind::Bytes => configuration.bytes(setting).map(drop),
+                Kind::Millis | Kind::Seconds => configuration.duration(setting).map(drop),
+            };
+            read.unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+}
