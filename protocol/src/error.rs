@@ -71,6 +71,10 @@ pub mod java {
         "org.apache.hadoop.hdfs.protocol.FSLimitException$MaxDirectoryItemsExceededException";
     pub const REPLICA_NOT_FOUND: &str =
         "org.apache.hadoop.hdfs.server.datanode.ReplicaNotFoundException";
+    pub const REPLICA_ALREADY_EXISTS: &str =
+        "org.apache.hadoop.hdfs.server.datanode.ReplicaAlreadyExistsException";
+    pub const DISK_OUT_OF_SPACE: &str =
+        "org.apache.hadoop.util.DiskChecker$DiskOutOfSpaceException";
     pub const DISALLOWED_DATANODE: &str =
         "org.apache.hadoop.hdfs.server.protocol.DisallowedDatanodeException";
     pub const UNREGISTERED_NODE: &str = "org.apache.hadoop.hdfs.protocol.UnregisteredNodeException";

@@ -87,6 +87,8 @@ settings! {
         "host:port that the namenode serves; empty: as in fs.defaultFS";
     DFS_NAMENODE_RPC_BIND_HOST: Text, "dfs.namenode.rpc-bind-host" = "",
         "Address to listen on instead of the host in dfs.namenode.rpc-address, such as 0.0.0.0";
+    DFS_NAMENODE_SERVICERPC_ADDRESS: Text, "dfs.namenode.servicerpc-address" = "",
+        "host:port that datanodes call instead of dfs.namenode.rpc-address, when set";
     DFS_NAMENODE_NAME_DIR: Text, "dfs.namenode.name.dir" = "file://${hadoop.tmp.dir}/dfs/name",
         "Directory of the namenode's metadata", was "dfs.name.dir";
     DFS_NAMENODE_HANDLER_COUNT: Integer, "dfs.namenode.handler.count" = "10",
@@ -165,6 +167,11 @@ settings! {
         "Most block streams at a time", was "dfs.datanode.max.xcievers";
     DFS_DATANODE_SYNCONCLOSE: Boolean, "dfs.datanode.synconclose" = "false",
         "Whether a block is synced to its device when it is finalized";
+    DFS_DATANODE_DUPLICATE_REPLICA_DELETION: Boolean,
+        "dfs.datanode.duplicate.replica.deletion" = "true",
+        "Whether the lesser of two replicas of a block found at start is deleted";
+    RINGFS_DATANODE_DIRECT_IO: Boolean, "ringfs.datanode.direct-io" = "true",
+        "Whether block files are written and read with O_DIRECT where the volume can";
     DFS_DATANODE_FAILED_VOLUMES_TOLERATED: Integer, "dfs.datanode.failed.volumes.tolerated" = "0",
         "Volumes that may fail before the datanode stops";
     DFS_DATANODE_BALANCE_BANDWIDTH_PER_SEC: Bytes,

@@ -1,0 +1,309 @@
+//! One disk: where each replica lies in Apache's layout, how much room there is, and whether files
+//! can be opened past the page cache.
+//!
+//! Room is what `statvfs` says, less `dfs.datanode.du.reserved` (as far as files of others do not
+//! fill it already) and less what blocks being written have announced but not yet taken, so that
+//! blocks written at the same time do not overcommit the disk.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ringfs_protocol::block::{BlockId, ReplicaState};
+use ringfs_protocol::messages::StorageTypeProto;
+use ringfs_protocol::meta_file::DatanodeLayout;
+use tracing::warn;
+
+use crate::error::{DatanodeError, Result};
+use crate::storage_directory::StorageDirectory;
+
+/// Alignment of offsets, lengths and memory that a direct write is probed with, and keeps.
+pub const DIRECT_IO_ALIGNMENT_BYTES: usize = 4096;
+
+#[derive(Debug)]
+pub struct Volume {
+    directory: StorageDirectory,
+    /// `current/<pool>` below the volume's root.
+    pool_dir: PathBuf,
+    layout: DatanodeLayout,
+    reserved_bytes: u64,
+    direct_io: bool,
+    dfs_used_bytes: AtomicU64,
+    /// Announced by replicas being written and not taken from the disk yet.
+    promised_bytes: AtomicU64,
+    failed: AtomicBool,
+}
+
+/// What a heartbeat says of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeUsage {
+    pub capacity_bytes: u64,
+    pub dfs_used_bytes: u64,
+    pub remaining_bytes: u64,
+    pub non_dfs_used_bytes: u64,
+}
+
+/// Room promised to a replica that is being written; dropping it gives back what is left of it.
+#[derive(Debug)]
+pub struct SpacePromise {
+    volume: Arc<Volume>,
+    announced_bytes: u64,
+    left_bytes: AtomicU64,
+}
+
+impl Volume {
+    /// Opens the pool's directories (created when absent) on a locked storage directory.
+    pub fn open(
+        directory: StorageDirectory,
+        pool_id: &str,
+        layout: DatanodeLayout,
+        reserved_bytes: u64,
+        use_direct_io: bool,
+    ) -> Result<Self> {
+        let pool_dir = directory.pool_dir(pool_id);
+        for dir in ["tmp", "current/rbw", "current/finalized"] {
+            let dir = pool_dir.join(dir);
+            fs::create_dir_all(&dir)
+                .map_err(DatanodeError::io(format!("creating {}", dir.display())))?;
+        }
+        let direct_io = use_direct_io && {
+            let probe = probe_direct_io(&pool_dir.join("tmp/direct-io-probe"));
+            if let Err(error) = &probe {
+                warn!(
+                    volume = %directory.root().display(), %error,
+                    "no O_DIRECT on this volume: serving it through the page cache, at a lower rate"
+                );
+            }
+            probe.is_ok()
+        };
+        Ok(Self {
+            directory,
+            pool_dir,
+            layout,
+            reserved_bytes,
+            direct_io,
+            dfs_used_bytes: AtomicU64::new(0),
+            promised_bytes: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    pub fn root(&self) -> &Path {
+        self.directory.root()
+    }
+
+    pub fn storage_type(&self) -> StorageTypeProto {
+        self.directory.storage_type()
+    }
+
+    /// `DS-<uuid>`: the name of this volume towards the namenode.
+    pub fn storage_id(&self) -> &str {
+        self.directory.storage_id()
+    }
+
+    /// Whether data files are opened with O_DIRECT.
+    pub fn direct_io(&self) -> bool {
+        self.direct_io
+    }
+
+    pub fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// No new replica goes here from now on, and heartbeats say so.
+    pub fn mark_failed(&self, error: &DatanodeError) {
+        if !self.failed.swap(true, Ordering::Relaxed) {
+            warn!(volume = %self.root().display(), %error, "the volume fails: no new blocks here");
+        }
+    }
+
+    pub fn finalized_root(&self) -> PathBuf {
+        self.pool_dir.join("current/finalized")
+    }
+
+    pub fn rbw_dir(&self) -> PathBuf {
+        self.pool_dir.join("current/rbw")
+    }
+
+    /// TEMPORARY replicas, and files on their way to the deletion thread. Emptied at start.
+    pub fn tmp_dir(&self) -> PathBuf {
+        self.pool_dir.join("tmp")
+    }
+
+    /// The directory that holds replica `id` while it is in `state`.
+    pub fn replica_dir(&self, state: ReplicaState, id: BlockId) -> PathBuf {
+        match state {
+            ReplicaState::Temporary => self.tmp_dir(),
+            ReplicaState::Rbw | ReplicaState::Rwr | ReplicaState::Rur => self.rbw_dir(),
+            ReplicaState::Finalized => self.finalized_root().join(self.layout.block_dir(id)),
+        }
+    }
+
+    /// `dfs_used` counts `new_bytes` where it counted `old_bytes`.
+    pub(crate) fn account(&self, old_bytes: u64, new_bytes: u64) {
+        if new_bytes >= old_bytes {
+            self.dfs_used_bytes.fetch_add(new_bytes - old_bytes, Ordering::Relaxed);
+        } else {
+            self.dfs_used_bytes.fetch_sub(old_bytes - new_bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub fn usage(&self) -> Result<VolumeUsage> {
+        let stat = rustix::fs::statvfs(self.root())
+            .map_err(|errno| io::Error::from_raw_os_error(errno.raw_os_error()))
+            .map_err(DatanodeError::io(format!("statvfs of {}", self.root().display())))?;
+        Ok(usage_from(
+            FilesystemSpace {
+                total_bytes: stat.f_blocks * stat.f_frsize,
+                free_bytes: stat.f_bfree * stat.f_frsize,
+                available_bytes: stat.f_bavail * stat.f_frsize,
+            },
+            self.dfs_used_bytes.load(Ordering::Relaxed),
+            self.reserved_bytes,
+            self.promised_bytes.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// Promises `bytes` to a new replica, or `None` when there is less room.
+    pub fn promise(self: &Arc<Self>, bytes: u64) -> Result<Option<SpacePromise>> {
+        if self.usage()?.remaining_bytes <= bytes {
+            return Ok(None);
+        }
+        self.promised_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let promise = SpacePromise {
+            volume: self.clone(),
+            announced_bytes: bytes,
+            left_bytes: AtomicU64::new(bytes),
+        };
+        // Others may have been promised room meanwhile: this usage counts them, and this promise.
+        Ok((self.usage()?.remaining_bytes > 0).then_some(promise))
+    }
+}
+
+impl SpacePromise {
+    /// The replica's files now take `bytes` of the disk: so much less is promised.
+    pub fn taken(&self, bytes: u64) {
+        self.set_left(self.announced_bytes.saturating_sub(bytes));
+    }
+
+    fn set_left(&self, left: u64) {
+        let before = self.left_bytes.swap(left, Ordering::Relaxed);
+        self.volume.promised_bytes.fetch_add(left.wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
+impl Drop for SpacePromise {
+    fn drop(&mut self) {
+        self.set_left(0);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct FilesystemSpace {
+    total_bytes: u64,
+    free_bytes: u64,
+    /// Free for users other than root.
+    available_bytes: u64,
+}
+
+fn usage_from(
+    space: FilesystemSpace,
+    dfs_used_bytes: u64,
+    reserved_bytes: u64,
+    promised_bytes: u64,
+) -> VolumeUsage {
+    let capacity_bytes = space.total_bytes.saturating_sub(reserved_bytes);
+    let used_bytes = space.total_bytes.saturating_sub(space.free_bytes);
+    let others_bytes = used_bytes.saturating_sub(dfs_used_bytes);
+    let still_reserved_bytes = reserved_bytes.saturating_sub(others_bytes);
+    let room_bytes =
+        space.available_bytes.saturating_sub(still_reserved_bytes).saturating_sub(promised_bytes);
+    VolumeUsage {
+        capacity_bytes,
+        dfs_used_bytes,
+        remaining_bytes: room_bytes.min(capacity_bytes.saturating_sub(dfs_used_bytes)),
+        non_dfs_used_bytes: others_bytes.saturating_sub(reserved_bytes),
+    }
+}
+
+/// Writes one aligned page with O_DIRECT to a new file and removes it.
+fn probe_direct_io(path: &Path) -> io::Result<()> {
+    let page = memmap2::MmapMut::map_anon(DIRECT_IO_ALIGNMENT_BYTES)?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)?;
+    let written = file.write_all_at(&page, 0);
+    fs::remove_file(path)?;
+    written
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::replica::Replica;
+    use crate::storage_directory::tests::formatted_directory;
+    use ringfs_protocol::block::{Block, GenerationStamp};
+
+    pub const POOL: &str = "BP-1-127.0.0.1-1";
+
+    /// A volume in a directory that lives as long as the test process.
+    pub fn volume() -> Arc<Volume> {
+        volume_at(tempfile::tempdir().unwrap().keep())
+    }
+
+    pub fn volume_at(root: PathBuf) -> Arc<Volume> {
+        let directory = formatted_directory(&root, StorageTypeProto::Disk);
+        Arc::new(Volume::open(directory, POOL, DatanodeLayout::V57, 0, true).unwrap())
+    }
+
+    pub fn replica(state: ReplicaState, len: u64) -> Replica {
+        let block =
+            Block { id: BlockId(1), generation_stamp: GenerationStamp(1001), num_bytes: len };
+        Replica::new(volume(), block, state, None)
+    }
+
+    #[test]
+    fn room_is_what_reservations_and_promises_leave() {
+        let space = FilesystemSpace { total_bytes: 1000, free_bytes: 500, available_bytes: 450 };
+        let usage = usage_from(space, 300, 100, 50);
+        assert_eq!(usage.capacity_bytes, 900);
+        assert_eq!(usage.non_dfs_used_bytes, 100, "200 of others, 100 of them in the reserve");
+        assert_eq!(usage.remaining_bytes, 400, "others fill the reserve, 50 are promised");
+        assert_eq!(usage_from(space, 500, 100, 0).remaining_bytes, 350, "the reserve is empty");
+        assert_eq!(usage_from(space, 300, 2000, 0).remaining_bytes, 0);
+    }
+
+    #[test]
+    fn a_promise_shrinks_as_its_bytes_are_taken_and_ends_with_the_writer() {
+        let volume = volume();
+        let promise = volume.promise(1000).unwrap().expect("room for 1000 bytes");
+        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 1000);
+        promise.taken(400);
+        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 600);
+        promise.taken(5000);
+        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 0);
+        drop(promise);
+        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 0);
+        assert!(volume.promise(u64::MAX / 2).unwrap().is_none(), "more than any disk");
+        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn replicas_lie_where_the_layout_puts_them() {
+        let volume = volume();
+        let id = BlockId(0x0102_0304);
+        assert!(
+            volume
+                .replica_dir(ReplicaState::Finalized, id)
+                .ends_with("BP-1-127.0.0.1-1/current/finalized/subdir2/subdir3")
+        );
+        assert!(volume.replica_dir(ReplicaState::Rwr, id).ends_with("current/rbw"));
+        assert!(volume.replica_dir(ReplicaState::Temporary, id).ends_with("BP-1-127.0.0.1-1/tmp"));
+    }
+}
