@@ -29,5 +29,11 @@ pub const BYTES_PER_CHECKSUM_MAX: u32 = 1 << 20;
 pub const PATH_MAX_CHARS: usize = 8000;
 pub const PATH_MAX_DEPTH: usize = 1000;
 
+/// Largest `*-site.xml`; a property takes about 200 bytes.
+pub const CONFIG_FILE_MAX_BYTES: u64 = 16 << 20;
+
+/// `${var}` replaced in one value (Hadoop's own bound).
+pub const CONFIG_SUBSTITUTIONS_MAX: usize = 20;
+
 const _: () = assert!(ACK_MAX_BYTES >= PIPELINE_MAX_DATANODES * 12);
 const _: () = assert!(PACKET_MAX_BYTES < RPC_FRAME_MAX_BYTES);
