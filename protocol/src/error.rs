@@ -64,6 +64,7 @@ pub mod java {
     pub const RPC_NO_SUCH_PROTOCOL: &str = "org.apache.hadoop.ipc.RpcNoSuchProtocolException";
     pub const RPC_VERSION_MISMATCH: &str = "org.apache.hadoop.ipc.RPC$VersionMismatch";
     pub const RPC_SERVER_FATAL: &str = "org.apache.hadoop.ipc.Server$FatalRpcServerException";
+    pub const RPC_SERVER: &str = "org.apache.hadoop.ipc.RpcServerException";
     pub const IPC: &str = "org.apache.hadoop.ipc.IpcException";
     pub const PATH_COMPONENT_TOO_LONG: &str =
         "org.apache.hadoop.hdfs.protocol.FSLimitException$PathComponentTooLongException";

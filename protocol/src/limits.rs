@@ -7,6 +7,17 @@ pub const RPC_FRAME_MAX_BYTES: usize = 128 << 20;
 /// SASL message is below 1 KiB, so a stranger cannot make the server reserve 128 MiB.
 pub const RPC_FRAME_BEFORE_CONTEXT_MAX_BYTES: usize = 64 << 10;
 
+/// RPC frames beyond this count against [`RPC_LARGE_FRAMES_MAX_KIB`]. Smaller ones are bounded by the
+/// number of connections alone: 8192 of them fill 2 GiB.
+pub const RPC_LARGE_FRAME_BYTES: usize = 256 << 10;
+
+/// KiB of large frames, being received or answered, in one server at a time: 1 GiB. Further ones wait.
+pub const RPC_LARGE_FRAMES_MAX_KIB: usize = 1 << 20;
+
+/// A receive buffer grows by at most this beyond the bytes that have arrived, whatever length was
+/// announced.
+pub const RPC_READ_AHEAD_MAX_BYTES: usize = 256 << 10;
+
 /// Largest data packet: checksums, data and both length fields (`dfs.data.transfer.max.packet.size`).
 pub const PACKET_MAX_BYTES: usize = 16 << 20;
 
@@ -36,4 +47,5 @@ pub const CONFIG_FILE_MAX_BYTES: u64 = 16 << 20;
 pub const CONFIG_SUBSTITUTIONS_MAX: usize = 20;
 
 const _: () = assert!(ACK_MAX_BYTES >= PIPELINE_MAX_DATANODES * 12);
+const _: () = assert!(RPC_FRAME_MAX_BYTES >> 10 <= RPC_LARGE_FRAMES_MAX_KIB);
 const _: () = assert!(PACKET_MAX_BYTES < RPC_FRAME_MAX_BYTES);

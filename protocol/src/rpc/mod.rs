@@ -1,10 +1,13 @@
-//! Hadoop IPC version 9: [`codec`] turns bytes into frames and back, [`client`] and [`server`] carry
-//! them over TCP. Authentication is SIMPLE, with and without the SASL negotiation that a client
-//! holding tokens starts.
+//! Hadoop IPC version 9: [`codec`] turns bytes into frames and back, [`session`] says which frame may
+//! follow which, [`client`] and [`server`] carry them over TCP. Authentication is SIMPLE, with and
+//! without the SASL negotiation that a client holding tokens starts.
 
 pub mod client;
 pub mod codec;
+mod connection;
+mod meta_info;
 pub mod server;
+pub mod session;
 
 /// Names of the protocols as `declaringClassProtocolName` spells them; all are version 1.
 pub mod protocol_name {
