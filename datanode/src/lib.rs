@@ -1,11 +1,15 @@
 //! The datanode: stores replicas of blocks, serves and receives them, obeys its namenode.
 
+pub mod block_reports;
 pub mod config;
 pub mod dataset;
+mod deletion;
 pub mod error;
 mod java_properties;
 pub mod replica;
+mod replica_length;
 pub mod ring;
+mod start_scan;
 mod storage_directory;
 pub mod transitions;
 pub mod volume;
