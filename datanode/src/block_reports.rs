@@ -51,6 +51,8 @@ pub struct ReportQueue {
 #[derive(Debug, Default)]
 struct Pending {
     storages: HashMap<String, HashMap<BlockId, (Block, BlockChange)>>,
+    /// Replicas found corrupt, by the storage that holds them.
+    bad: HashMap<BlockId, (String, Block)>,
     urgent: bool,
     gathering: bool,
 }
@@ -78,7 +80,25 @@ impl ReportQueue {
         }
     }
 
-    /// Everything queued, to be sent.
+    /// A replica whose bytes do not match its checksums.
+    pub fn push_bad(&self, storage_id: &str, block: Block) {
+        let mut pending = self.pending.lock();
+        pending.bad.insert(block.id, (storage_id.to_owned(), block));
+        pending.urgent = true;
+        drop(pending);
+        self.wake.notify_one();
+    }
+
+    pub fn take_bad(&self) -> Vec<(String, Block)> {
+        std::mem::take(&mut self.pending.lock().bad).into_values().collect()
+    }
+
+    pub fn put_back_bad(&self, bad: Vec<(String, Block)>) {
+        let mut pending = self.pending.lock();
+        pending.bad.extend(bad.into_iter().map(|bad| (bad.1.id, bad)));
+    }
+
+    /// Everything queued but bad replicas, to be sent.
     pub fn take(&self) -> Vec<StorageChanges> {
         let mut pending = self.pending.lock();
         pending.urgent = false;
@@ -267,10 +287,8 @@ mod tests {
 
     #[test]
     fn longs_list_open_replicas_behind_the_delimiter() {
-        let replicas = [
-            (block(7, 1001, 5), ReplicaState::Rbw),
-            (block(8, 1002, 6), ReplicaState::Finalized),
-        ];
+        let replicas =
+            [(block(7, 1001, 5), ReplicaState::Rbw), (block(8, 1002, 6), ReplicaState::Finalized)];
         let end = u64::MAX;
         assert_eq!(encode_longs(&replicas), [1, 1, 8, 6, 1002, end, end, end, 7, 5, 1001, 1]);
     }

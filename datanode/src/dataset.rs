@@ -99,8 +99,9 @@ impl Dataset {
     /// The replica, or the error that says whether its pool or the block itself is unknown.
     pub fn require(&self, block: &ExtendedBlock) -> Result<Arc<Replica>> {
         self.require_pool(&block.pool_id)?;
-        self.replica(&block.pool_id, block.block.id).ok_or_else(|| {
-            DatanodeError::ReplicaNotFound { block: block.clone(), why: "no such block here" }
+        self.replica(&block.pool_id, block.block.id).ok_or_else(|| DatanodeError::ReplicaNotFound {
+            block: block.clone(),
+            why: "no such block here",
         })
     }
 
@@ -108,10 +109,7 @@ impl Dataset {
         if pool_id == self.pool_id {
             return Ok(());
         }
-        Err(DatanodeError::UnknownPool {
-            asked: pool_id.to_owned(),
-            serving: self.pool_id.clone(),
-        })
+        Err(DatanodeError::UnknownPool { asked: pool_id.to_owned(), serving: self.pool_id.clone() })
     }
 
     /// All reportable replicas, one list for each volume in their order.
@@ -321,8 +319,7 @@ pub(crate) mod tests {
         let dir = volume.replica_dir(state, BlockId(id));
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(format!("blk_{id}")), bytes).unwrap();
-        let mut meta =
-            ringfs_protocol::meta_file::encode_meta_header(DEFAULT_CHECKSUM).to_vec();
+        let mut meta = ringfs_protocol::meta_file::encode_meta_header(DEFAULT_CHECKSUM).to_vec();
         let mut crcs = vec![0; DEFAULT_CHECKSUM.checksums_len(bytes.len() as u64) as usize];
         DEFAULT_CHECKSUM.fill(bytes, &mut crcs);
         meta.extend(crcs);

@@ -89,8 +89,8 @@ impl Deleter {
 
     fn retire_leftovers(&self) -> Result<()> {
         let tmp = self.volume.tmp_dir();
-        let entries = fs::read_dir(&tmp)
-            .map_err(DatanodeError::io(format!("reading {}", tmp.display())))?;
+        let entries =
+            fs::read_dir(&tmp).map_err(DatanodeError::io(format!("reading {}", tmp.display())))?;
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 self.retire(&[&entry.path()], 0, None)?;
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn retired_files_are_out_of_the_way_at_once_and_reported_when_gone() {
-        let volume = volume();
+        let (volume, _temp) = volume();
         fs::write(volume.tmp_dir().join("blk_9"), "left by a crash").unwrap();
         let reports = Arc::new(ReportQueue::default());
         let deleter = Deleter::start(volume.clone(), reports.clone()).unwrap();

@@ -1,11 +1,13 @@
 //! The datanode: stores replicas of blocks, serves and receives them, obeys its namenode.
 
+pub mod activity;
 pub mod block_reports;
 pub mod config;
 pub mod dataset;
 mod deletion;
 pub mod error;
 mod java_properties;
+mod namenode_link;
 pub mod replica;
 mod replica_length;
 pub mod ring;

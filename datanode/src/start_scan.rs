@@ -107,7 +107,8 @@ struct Listing {
 
 impl Listing {
     fn read(dir: &Path) -> Result<Self> {
-        let failed = |source| DatanodeError::Io { what: format!("reading {}", dir.display()), source };
+        let failed =
+            |source| DatanodeError::Io { what: format!("reading {}", dir.display()), source };
         let mut listing = Self::default();
         for entry in fs::read_dir(dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;

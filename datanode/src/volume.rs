@@ -252,9 +252,9 @@ pub(crate) mod tests {
 
     pub const POOL: &str = "BP-1-127.0.0.1-1";
 
-    /// A volume in a directory that lives as long as the test process.
-    pub fn volume() -> Arc<Volume> {
-        volume_at(tempfile::tempdir().unwrap().keep())
+    pub fn volume() -> (Arc<Volume>, tempfile::TempDir) {
+        let temp = tempfile::tempdir().unwrap();
+        (volume_at(temp.path().join("d")), temp)
     }
 
     pub fn volume_at(root: PathBuf) -> Arc<Volume> {
@@ -262,10 +262,11 @@ pub(crate) mod tests {
         Arc::new(Volume::open(directory, POOL, DatanodeLayout::V57, 0, true).unwrap())
     }
 
+    /// A replica without files: its directory is gone already.
     pub fn replica(state: ReplicaState, len: u64) -> Replica {
         let block =
             Block { id: BlockId(1), generation_stamp: GenerationStamp(1001), num_bytes: len };
-        Replica::new(volume(), block, state, None)
+        Replica::new(volume().0, block, state, None)
     }
 
     #[test]
@@ -281,7 +282,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_promise_shrinks_as_its_bytes_are_taken_and_ends_with_the_writer() {
-        let volume = volume();
+        let (volume, _temp) = volume();
         let promise = volume.promise(1000).unwrap().expect("room for 1000 bytes");
         assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 1000);
         promise.taken(400);
@@ -296,7 +297,7 @@ pub(crate) mod tests {
 
     #[test]
     fn replicas_lie_where_the_layout_puts_them() {
-        let volume = volume();
+        let (volume, _temp) = volume();
         let id = BlockId(0x0102_0304);
         assert!(
             volume
