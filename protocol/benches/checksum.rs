@@ -9,7 +9,7 @@ const DATA_BYTES: usize = 64 << 10;
 const CHUNK_BYTES: usize = 512;
 
 fn checksums(criterion: &mut Criterion) {
-    let data: Vec<u8> = (0..DATA_BYTES).map(|index| (index * 31 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..DATA_BYTES).map(|index| ((index * 31) >> 3) as u8).collect();
     let mut out = vec![0; DATA_BYTES / CHUNK_BYTES * 4];
     let mut group = criterion.benchmark_group("64 KiB at 512 bytes per chunk");
     group.throughput(Throughput::Bytes(DATA_BYTES as u64));
