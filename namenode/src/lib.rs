@@ -1,1 +1,7 @@
-//! See the head comments of the modules.
+//! The namenode: namespace, blocks, leases, datanodes.
+
+pub mod clock;
+pub mod error;
+pub mod limits;
+
+pub use error::{NamenodeError, Result};
