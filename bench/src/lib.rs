@@ -1,1 +1,43 @@
-//! See the head comments of the modules.
+//! What this machine's disk and loopback give without ringfs, and what a process costs: the figures
+//! that a throughput is to be held against. Each is measured plainly, in the run that quotes it,
+//! because a disk's speed drifts by half within hours.
+
+pub mod cpu_time;
+pub mod raw_disk;
+pub mod raw_loopback;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum BenchError {
+    #[error("cannot {what} {path}: {source}")]
+    File { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("cannot {what} on loopback: {source}")]
+    Loopback { what: &'static str, source: std::io::Error },
+    #[error("{path} is not a process's status: {why}")]
+    Process { path: PathBuf, why: String },
+}
+
+impl BenchError {
+    fn file(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { what, path, source }
+    }
+}
+
+/// Bytes moved in a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    pub bytes: u64,
+    pub elapsed: Duration,
+}
+
+impl Rate {
+    /// In units of 10^9 bytes a second, as disks and networks are sold.
+    pub fn gb_per_s(&self) -> f64 {
+        self.bytes as f64 / 1e9 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
