@@ -413,3 +413,46 @@ async fn connections_beyond_the_limit_are_closed_while_the_others_are_busy() {
     assert!(matches!(second, Err(RpcError::Io { .. })), "{second:?}");
     assert_eq!(groups(&first, "getGroupsForUser", "y").await.unwrap(), ["y"]);
 }
+
+#[tokio::test]
+async fn a_new_connection_takes_the_place_of_one_long_idle() {
+    let options = RpcServerOptions { connections_max: 1, ..RpcServerOptions::default() };
+    let server = start(options).await;
+    let first = client(server.address);
+    assert_eq!(groups(&first, "getGroupsForUser", "x").await.unwrap(), ["x"]);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(21)).await;
+    tokio::time::resume();
+    let second = client(server.address);
+    assert_eq!(groups(&second, "getGroupsForUser", "y").await.unwrap(), ["y"]);
+}
+
+#[tokio::test]
+async fn whoever_does_not_read_its_replies_is_read_no_further_and_harms_nobody() {
+    let options = RpcServerOptions {
+        calls_per_connection_max: 4,
+        calls_max: 8,
+        frame_timeout: Duration::from_millis(300),
+        ..RpcServerOptions::default()
+    };
+    let server = start(options).await;
+    let mut greedy = TcpStream::connect(server.address).await.unwrap();
+    greedy.write_all(&connection_start()).await.unwrap();
+    let request = GetGroupsForUserRequestProto { user: "u".repeat(1 << 20) };
+    let identity = CallIdentity { call_id: 1, client_id: Vec::new(), retry_count: 0 };
+    let call = codec::encode_request(
+        protocol_name::GET_USER_MAPPINGS,
+        "getGroupsForUser",
+        &identity,
+        &request,
+    )
+    .unwrap();
+    let flood = tokio::spawn(async move { while greedy.write_all(&call).await.is_ok() {} });
+    let other = client(server.address);
+    for number in 0..50 {
+        let user = number.to_string();
+        assert_eq!(groups(&other, "getGroupsForUser", &user).await.unwrap(), [user]);
+    }
+    // Its replies have not moved for the frame timeout: it is closed.
+    tokio::time::timeout(Duration::from_secs(10), flood).await.unwrap().unwrap();
+}

@@ -304,3 +304,113 @@ fn response_header(identity: &CallIdentity, status: RpcStatusProto) -> RpcRespon
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::messages::GetFileInfoRequestProto;
+
+    fn decode(bytes: &Bytes, client_id: &[u8]) -> Result<Response, ProtocolError> {
+        let mut buf = BytesMut::from(&bytes[..]);
+        let len = decode_frame_len(&buf, RPC_FRAME_MAX_BYTES)?.unwrap();
+        let frame = take_frame(&mut buf, len).unwrap();
+        assert!(buf.is_empty());
+        decode_response(frame, client_id)
+    }
+
+    #[test]
+    fn a_ping_has_the_bytes_of_the_protocol() {
+        let golden = b"\0\0\0\x0d\x0c\x08\x02\x10\0\x18\x07\x22\x02ab\x28\x01";
+        assert_eq!(&encode_ping(b"ab")[..], golden);
+    }
+
+    #[test]
+    fn a_preamble_is_judged_as_soon_as_a_byte_is_wrong() {
+        for (bytes, expected) in [
+            (&b"hrp"[..], Ok(None)),
+            (b"hrpc\x09\0", Ok(None)),
+            (b"hrpc\x09\0\0more", Ok(Some(AuthProtocol::None))),
+            (b"hrpc\x09\x07\xdf", Ok(Some(AuthProtocol::Sasl))),
+            (b"GET ", Err(BadPreamble::Http)),
+            (b"hrpd", Err(BadPreamble::Magic(*b"hrpd"))),
+            (b"hrpc\x08", Err(BadPreamble::Version(8))),
+            (b"hrpc\x09\0\x01", Err(BadPreamble::Auth(1))),
+        ] {
+            assert_eq!(decode_preamble(bytes), expected, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_response_is_consumed_to_its_last_byte() {
+        let whole = encode_success(&CallIdentity::none(), b"body").to_vec();
+        let response = decode(&Bytes::from(whole.clone()), &[]).unwrap();
+        assert_eq!(response.outcome, Outcome::Success(Bytes::from_static(b"body")));
+        assert_eq!(response.call_id, INVALID_CALL_ID);
+        let frame = |bytes: &[u8]| decode_response(Bytes::copy_from_slice(bytes), &[]);
+        assert!(frame(&[&whole[4..], &[0][..]].concat()).is_err(), "a byte too many");
+        assert!(frame(&whole[4..whole.len() - 1]).is_err(), "a byte short");
+    }
+
+    #[test]
+    fn a_response_beyond_the_limit_becomes_an_error() {
+        let reply = encode_success(&CallIdentity::none(), &vec![0; RPC_FRAME_MAX_BYTES]);
+        assert!(matches!(decode(&reply, &[]).unwrap().outcome, Outcome::Error(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn replies_round_trip(
+            call_id: i32, retry_count: i32,
+            client_id in proptest::collection::vec(any::<u8>(), 0..20),
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+            class in "[a-zA-Z.$]{0,30}", message in ".{0,60}",
+        ) {
+            let identity = CallIdentity { call_id, client_id: client_id.clone(), retry_count };
+            let success = decode(&encode_success(&identity, &body), &client_id).unwrap();
+            prop_assert_eq!(success, Response { call_id, outcome: Outcome::Success(body.into()) });
+            let error = RemoteError { class, message };
+            let reply = encode_error(&identity, RpcErrorCodeProto::ErrorApplication, &error);
+            let expected = Response { call_id, outcome: Outcome::Error(error.clone()) };
+            prop_assert_eq!(decode(&reply, &client_id).unwrap(), expected);
+            let reply = encode_error(&identity, RpcErrorCodeProto::FatalUnknown, &error);
+            let expected = Response { call_id, outcome: Outcome::Fatal(error) };
+            prop_assert_eq!(decode(&reply, &client_id).unwrap(), expected);
+        }
+
+        #[test]
+        fn requests_round_trip(
+            call_id in 0..i32::MAX, retry_count: i32, src in ".{0,40}", method in "[a-z]{0,20}",
+            client_id in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let identity = CallIdentity { call_id, client_id, retry_count };
+            let request = GetFileInfoRequestProto { src };
+            let mut bytes = encode_request("protocol", &method, &identity, &request).unwrap();
+            let mut frame = bytes.split_off(LENGTH_BYTES);
+            let header: RpcRequestHeaderProto = take_message("header", &mut frame).unwrap();
+            prop_assert_eq!((header.call_id, header.retry_count()), (call_id, retry_count));
+            prop_assert_eq!(header.client_id, identity.client_id);
+            let header: RequestHeaderProto = take_message("header", &mut frame).unwrap();
+            prop_assert_eq!(header.method_name, method);
+            let body = take_body("request", &mut frame).unwrap();
+            prop_assert_eq!(GetFileInfoRequestProto::decode(body).unwrap(), request);
+            prop_assert!(frame.is_empty());
+        }
+
+        #[test]
+        fn any_frame_is_a_response_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let _ = decode_response(Bytes::copy_from_slice(&bytes), &[]);
+            let mut plausible = BytesMut::new();
+            encode_delimited(
+                &response_header(&CallIdentity::none(), RpcStatusProto::Success), &mut plausible);
+            plausible.put_slice(&bytes);
+            if let Ok(response) = decode_response(plausible.freeze(), &[]) {
+                let Outcome::Success(body) = response.outcome else { panic!("{response:?}") };
+                prop_assert!(body.len() < bytes.len());
+            }
+        }
+    }
+}

@@ -285,3 +285,168 @@ fn refuse_preamble(bad: BadPreamble) -> Refusal {
 
 const HTTP_REPLY: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-type: text/plain\r\n\r\n\
     This is a Hadoop IPC port, not a web page.\r\n";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::messages::{GetFileInfoRequestProto, RpcStatusProto};
+    use crate::wire::encode_delimited;
+
+    /// All steps that `bytes` lead to, up to the last that needs more or the refusal.
+    fn steps(session: &mut Session, buf: &mut BytesMut) -> (Vec<Step>, Option<Refusal>) {
+        let mut steps = Vec::new();
+        loop {
+            match session.step(buf) {
+                Ok(Step::NeedMore { .. }) => return (steps, None),
+                Ok(step) => steps.push(step),
+                Err(refusal) => return (steps, Some(refusal)),
+            }
+        }
+    }
+
+    fn sasl_frame(state: SaslState, method: Option<&str>) -> Vec<u8> {
+        let header = RpcRequestHeaderProto {
+            rpc_kind: Some(2),
+            rpc_op: Some(0),
+            call_id: codec::SASL_CALL_ID,
+            ..Default::default()
+        };
+        let auth = |method: &str| SaslAuth { method: method.to_owned(), ..Default::default() };
+        let auths = method.map(auth).into_iter().collect();
+        let message = RpcSaslProto { version: None, state: state as i32, token: None, auths };
+        let mut frame = BytesMut::from(&[0; 4][..]);
+        encode_delimited(&header, &mut frame);
+        encode_delimited(&message, &mut frame);
+        let len = frame.len() as u32 - 4;
+        frame[..4].copy_from_slice(&len.to_be_bytes());
+        frame.to_vec()
+    }
+
+    fn sasl_state(reply: &Bytes) -> SaslState {
+        let response = codec::decode_response(reply.slice(4..), &[]).unwrap();
+        assert_eq!(response.call_id, codec::SASL_CALL_ID);
+        let codec::Outcome::Success(body) = response.outcome else { panic!("{response:?}") };
+        RpcSaslProto::decode(body).unwrap().state()
+    }
+
+    fn after_sasl_preamble() -> Session {
+        let mut session = Session::new();
+        let mut preamble = BytesMut::from(&b"hrpc\x09\0\xdf"[..]);
+        assert_eq!(session.step(&mut preamble), Ok(Step::Nothing));
+        session
+    }
+
+    #[test]
+    fn a_client_that_initiates_simple_gets_no_reply() {
+        let mut session = after_sasl_preamble();
+        let frame = sasl_frame(SaslState::Initiate, Some("SIMPLE"));
+        assert_eq!(session.step(&mut BytesMut::from(&frame[..])), Ok(Step::Nothing));
+        assert_eq!(session.state, State::AwaitingContext { negotiated: true });
+    }
+
+    #[test]
+    fn a_client_that_initiates_another_method_is_told_what_there_is() {
+        let mut session = after_sasl_preamble();
+        let frame = sasl_frame(SaslState::Initiate, Some("TOKEN"));
+        let step = session.step(&mut BytesMut::from(&frame[..])).unwrap();
+        let Step::Reply(reply) = step else { panic!("{step:?}") };
+        assert_eq!(sasl_state(&reply), SaslState::Negotiate);
+        assert_eq!(session.state, State::Negotiating);
+    }
+
+    #[test]
+    fn negotiating_twice_and_foreign_states_are_unauthorized() {
+        for second in [SaslState::Negotiate, SaslState::Response, SaslState::Wrap] {
+            let mut session = after_sasl_preamble();
+            let first = sasl_frame(SaslState::Negotiate, None);
+            let step = session.step(&mut BytesMut::from(&first[..])).unwrap();
+            let Step::Reply(reply) = step else { panic!("{step:?}") };
+            assert_eq!(sasl_state(&reply), SaslState::Success);
+            let frame = sasl_frame(second, None);
+            let refusal = session.step(&mut BytesMut::from(&frame[..])).unwrap_err();
+            assert!(refusal.why.contains(java::ACCESS_CONTROL), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_context_waits_for_sasl() {
+        let mut session = after_sasl_preamble();
+        let start = codec::encode_connection_start("p", "u", &[]);
+        let refusal = session.step(&mut BytesMut::from(&start[7..])).unwrap_err();
+        let reply = refusal.reply.unwrap();
+        let header: crate::messages::RpcResponseHeaderProto =
+            codec::take_message("header", &mut reply.slice(4..)).unwrap();
+        assert_eq!(header.status(), RpcStatusProto::Fatal);
+        assert_eq!(header.error_detail(), RpcErrorCodeProto::FatalInvalidRpcHeader);
+    }
+
+    proptest! {
+        /// However the network cuts the bytes, the same steps come out.
+        #[test]
+        fn cuts_do_not_matter(
+            cuts in proptest::collection::vec(1usize..40, 0..40),
+            names in proptest::collection::vec("[a-z]{1,12}", 1..5),
+        ) {
+            let mut bytes = codec::encode_connection_start("p", "user", &[7; 16]).to_vec();
+            for (call_id, name) in names.iter().enumerate() {
+                let identity = CallIdentity {
+                    call_id: call_id as i32, client_id: vec![7; 16], retry_count: 0,
+                };
+                let request = GetFileInfoRequestProto { src: name.clone() };
+                bytes.extend(codec::encode_request("p", name, &identity, &request).unwrap());
+                bytes.extend(codec::encode_ping(&[7; 16]));
+            }
+            let mut whole = BytesMut::from(&bytes[..]);
+            let (expected, refusal) = steps(&mut Session::new(), &mut whole);
+            prop_assert_eq!(refusal, None);
+            prop_assert_eq!(expected.len(), 2 + 2 * names.len());
+            prop_assert!(whole.is_empty());
+
+            let mut session = Session::new();
+            let mut buf = BytesMut::new();
+            let mut taken = Vec::new();
+            let mut rest = &bytes[..];
+            for cut in cuts.into_iter().chain([usize::MAX]) {
+                let (part, later) = rest.split_at(cut.min(rest.len()));
+                buf.extend_from_slice(part);
+                rest = later;
+                let (more, refusal) = steps(&mut session, &mut buf);
+                prop_assert_eq!(refusal, None);
+                taken.extend(more);
+            }
+            prop_assert_eq!(taken, expected);
+        }
+
+        #[test]
+        fn any_bytes_lead_to_steps_or_a_refusal(
+            auth in prop::sample::select(vec![0u8, 0xdf]),
+            frames in proptest::collection::vec(
+                (proptest::collection::vec(any::<u8>(), 0..60), -40i32..4, any::<bool>()), 0..6),
+            has_context: bool,
+            tail in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let mut buf = BytesMut::from(&[b'h', b'r', b'p', b'c', 9, 0, auth][..]);
+            if has_context {
+                buf.extend_from_slice(&codec::encode_connection_start("p", "u", &[])[7..]);
+            }
+            for (content, call_id, has_header) in frames {
+                let mut frame = BytesMut::new();
+                if has_header {
+                    let header = RpcRequestHeaderProto {
+                        rpc_kind: Some(2), rpc_op: Some(0), call_id, ..Default::default()
+                    };
+                    encode_delimited(&header, &mut frame);
+                }
+                frame.extend_from_slice(&content);
+                buf.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+                buf.extend_from_slice(&frame);
+            }
+            buf.extend_from_slice(&tail);
+            steps(&mut Session::new(), &mut buf);
+            steps(&mut Session::new(), &mut BytesMut::from(&tail[..]));
+        }
+    }
+}
