@@ -2,8 +2,8 @@
 
 use ringfs_protocol::file_checksum::FileChecksum;
 use ringfs_protocol::messages::{
-    ContentSummaryProto, DatanodeInfoProto, DatanodeReportTypeProto, FsServerDefaultsProto,
-    GetFsStatsResponseProto, SafeModeActionProto,
+    ContentSummaryProto, DatanodeInfoProto, DatanodeReportTypeProto, FsActionProto,
+    FsServerDefaultsProto, GetFsStatsResponseProto, SafeModeActionProto,
 };
 use ringfs_protocol::site_config::Configuration;
 
@@ -95,6 +95,11 @@ impl Client {
     /// False when there was nothing to delete.
     pub async fn delete(&self, path: &str, recursive: bool) -> Result<bool, ClientError> {
         let _ = (path, recursive);
+        todo!()
+    }
+    /// AccessControlException when the user may not do that with the path.
+    pub async fn check_access(&self, path: &str, action: FsActionProto) -> Result<(), ClientError> {
+        let _ = (path, action);
         todo!()
     }
     /// The old rename, into a directory that exists: false when it cannot be done.
@@ -208,6 +213,11 @@ impl Client {
         todo!()
     }
     pub async fn append(&self, path: &str) -> Result<FileWriter, ClientError> {
+        let _ = path;
+        todo!()
+    }
+    /// As `append`, in a new block whatever room the last one has.
+    pub async fn append_new_block(&self, path: &str) -> Result<FileWriter, ClientError> {
         let _ = path;
         todo!()
     }

@@ -18,6 +18,12 @@ impl FileReader {
         todo!()
     }
 
+    /// Whether what is read is compared with its checksums, which it is unless switched off.
+    pub fn verify_checksums(&mut self, verify: bool) {
+        let _ = verify;
+        todo!()
+    }
+
     /// Where the next [`FileReader::read`] or [`FileReader::next_chunk`] starts; beyond the end of
     /// the file is an error.
     pub fn seek(&mut self, position: u64) -> Result<(), ClientError> {

@@ -6,6 +6,7 @@ mod error;
 mod file_reader;
 mod file_status;
 mod file_writer;
+pub mod shell;
 
 pub use client::{Client, CombineMode, CreateOptions, ListPages};
 pub use error::ClientError;

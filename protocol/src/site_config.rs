@@ -71,6 +71,15 @@ impl Configuration {
         Ok(configuration)
     }
 
+    /// Adds the properties of one more file, which must exist.
+    pub fn load_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let path_text = path.display().to_string();
+        match read_bounded(path) {
+            Ok(text) => self.add_xml(&path_text, &text),
+            Err(source) => Err(ConfigError::Read { path: path_text, source }),
+        }
+    }
+
     /// Sets a property as `-D` does: a final one keeps its value.
     pub fn set(&mut self, name: &str, value: &str) {
         self.put(name, value, false, "-D".to_owned());
