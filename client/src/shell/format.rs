@@ -15,7 +15,7 @@ pub fn human_size(bytes: i64) -> String {
     if magnitude.is_multiple_of(1 << (10 * exponent)) {
         return format!("{sign}{} {}", magnitude >> (10 * exponent), unit(exponent));
     }
-    let tenths = |exponent| ((u128::from(magnitude) * 20) >> (10 * exponent)).div_ceil(2);
+    let tenths = |exponent: u32| ((u128::from(magnitude) * 20) >> (10 * exponent)).div_ceil(2);
     // 1048575 is `1.0 M`, not `1024.0 K`.
     let exponent = if tenths(exponent) >= 10240 { exponent + 1 } else { exponent };
     let tenths = tenths(exponent);

@@ -114,8 +114,8 @@ fn run_command(
     }
     let word = words.remove(0);
     let text = match word.as_str() {
-        "--help" => Some(clap_command().render_help().to_string()),
-        "--version" => Some(clap_command().render_version()),
+        "--help" | "-h" => Some(clap_command().render_help().to_string()),
+        "--version" | "-V" => Some(clap_command().render_version()),
         _ => None,
     };
     if let Some(text) = text {
