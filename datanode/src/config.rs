@@ -1,24 +1,16 @@
 //! The datanode's settings, read once at start and checked where a typo would do harm.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use ringfs_protocol::messages::StorageTypeProto;
+use ringfs_protocol::rpc::client::RpcClientOptions;
 use ringfs_protocol::settings::{self, Setting};
-use ringfs_protocol::site_config::{ConfigError, Configuration};
+use ringfs_protocol::site_config::{Configuration, StorageDirectory as StorageLocation};
 
 use crate::error::Result;
 use crate::storage_directory::host_name;
 
 const NAMENODE_DEFAULT_PORT: u16 = 8020;
-
-/// One entry of `dfs.datanode.data.dir`: `[SSD]file:///path`, `file:///path` or `/path`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StorageLocation {
-    pub path: PathBuf,
-    pub storage_type: StorageTypeProto,
-}
 
 #[derive(Clone, Debug)]
 pub struct DatanodeConfig {
@@ -42,9 +34,7 @@ pub struct DatanodeConfig {
     pub block_report_interval: Duration,
     pub block_report_initial_delay: Duration,
     pub block_report_split_threshold: u64,
-    pub rpc_connect_timeout: Duration,
-    pub rpc_call_timeout: Duration,
-    pub rpc_ping_interval: Duration,
+    pub rpc: RpcClientOptions,
 }
 
 impl DatanodeConfig {
@@ -77,9 +67,7 @@ impl DatanodeConfig {
                 configured,
                 &settings::DFS_BLOCKREPORT_SPLIT_THRESHOLD,
             )?,
-            rpc_connect_timeout: configured.duration(&settings::IPC_CLIENT_CONNECT_TIMEOUT)?,
-            rpc_call_timeout: interval(configured, &settings::IPC_CLIENT_RPC_TIMEOUT_MS)?,
-            rpc_ping_interval: interval(configured, &settings::IPC_PING_INTERVAL)?,
+            rpc: RpcClientOptions::from_configuration(configured)?,
         })
     }
 }
@@ -97,7 +85,7 @@ fn namenode_address(configuration: &Configuration) -> Result<String> {
             .map(|rest| rest.split('/').next().unwrap_or(rest).to_owned())
             .filter(|authority| !authority.is_empty())
             .ok_or_else(|| {
-                invalid(
+                configuration.refuse(
                     &settings::FS_DEFAULT_FS,
                     &default_fs,
                     "name the namenode: set it to hdfs://host:port, or dfs.namenode.rpc-address \
@@ -115,51 +103,20 @@ fn namenode_address(configuration: &Configuration) -> Result<String> {
 
 fn data_dirs(configuration: &Configuration) -> Result<Vec<StorageLocation>> {
     let setting = &settings::DFS_DATANODE_DATA_DIR;
-    let entries = configuration.list(setting);
-    let mut locations: Vec<StorageLocation> = Vec::with_capacity(entries.len());
-    for entry in &entries {
-        let location = parse_location(entry).map_err(|why| invalid(setting, entry, why))?;
-        if locations.iter().any(|earlier| earlier.path == location.path) {
-            return Err(invalid(setting, entry, "the same directory is named twice").into());
+    let mut locations = configuration.directories(setting)?;
+    for index in 0..locations.len() {
+        // As components, so that a trailing slash makes no second name of a directory.
+        locations[index].path = locations[index].path.components().collect();
+        let path = &locations[index].path;
+        if locations[..index].iter().any(|earlier| earlier.path == *path) {
+            let path = path.display().to_string();
+            return Err(configuration.refuse(setting, &path, "is named twice").into());
         }
-        locations.push(location);
     }
     if locations.is_empty() {
-        return Err(invalid(setting, "", "at least one directory is needed").into());
+        return Err(configuration.refuse(setting, "", "at least one directory is needed").into());
     }
     Ok(locations)
-}
-
-fn parse_location(entry: &str) -> std::result::Result<StorageLocation, &'static str> {
-    let (storage_type, uri) = match entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((name, uri)) => {
-            let storage_type = match name.to_ascii_uppercase().as_str() {
-                "DISK" => StorageTypeProto::Disk,
-                "SSD" => StorageTypeProto::Ssd,
-                "ARCHIVE" => StorageTypeProto::Archive,
-                "RAM_DISK" => StorageTypeProto::RamDisk,
-                "NVDIMM" => StorageTypeProto::Nvdimm,
-                _ => {
-                    return Err("the storage type is none of DISK, SSD, ARCHIVE, RAM_DISK, NVDIMM");
-                }
-            };
-            (storage_type, uri.trim())
-        }
-        None => (StorageTypeProto::Disk, entry),
-    };
-    let path = match uri.strip_prefix("file:") {
-        // file:///path, file://localhost/path and file:/path alike name /path.
-        Some(rest) => match rest.strip_prefix("//") {
-            Some(authority) => &authority[authority.find('/').unwrap_or(authority.len())..],
-            None => rest,
-        },
-        None => uri,
-    };
-    if !path.starts_with('/') {
-        return Err("not an absolute path or file: URI");
-    }
-    // Components, so that a trailing slash makes no second name of a directory.
-    Ok(StorageLocation { path: PathBuf::from(path).components().collect(), storage_type })
 }
 
 fn data_dir_mode(configuration: &Configuration) -> Result<u32> {
@@ -168,13 +125,16 @@ fn data_dir_mode(configuration: &Configuration) -> Result<u32> {
     u32::from_str_radix(&text, 8)
         .ok()
         .filter(|mode| *mode <= 0o7777 && mode & 0o700 == 0o700)
-        .ok_or_else(|| invalid(setting, &text, "an octal mode such as 700 is needed").into())
+        .ok_or_else(|| {
+            configuration.refuse(setting, &text, "an octal mode such as 700 is needed").into()
+        })
 }
 
 fn socket_address(configuration: &Configuration, setting: &Setting) -> Result<SocketAddr> {
     let text = configuration.text(setting);
     let resolved = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-    resolved.ok_or_else(|| invalid(setting, &text, "not a host:port of this host").into())
+    resolved
+        .ok_or_else(|| configuration.refuse(setting, &text, "not a host:port of this host").into())
 }
 
 fn count(configuration: &Configuration, setting: &Setting) -> Result<u64> {
@@ -182,23 +142,15 @@ fn count(configuration: &Configuration, setting: &Setting) -> Result<u64> {
     u64::try_from(value)
         .ok()
         .filter(|count| *count > 0)
-        .ok_or_else(|| invalid(setting, &value.to_string(), "must be above 0").into())
+        .ok_or_else(|| configuration.refuse(setting, &value.to_string(), "must be above 0").into())
 }
 
 fn interval(configuration: &Configuration, setting: &Setting) -> Result<Duration> {
     let value = configuration.duration(setting)?;
     if value.is_zero() {
-        return Err(invalid(setting, "0", "must be above 0").into());
+        return Err(configuration.refuse(setting, "0", "must be above 0").into());
     }
     Ok(value)
-}
-
-fn invalid(setting: &Setting, value: &str, why: &str) -> ConfigError {
-    ConfigError::Value {
-        name: setting.name.to_owned(),
-        value: value.to_owned(),
-        why: why.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -215,17 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn data_directories_carry_their_storage_type() {
-        let parsed = |entry: &str| parse_location(entry).map(|l| (l.storage_type, l.path));
-        let at = |storage_type, path: &str| Ok((storage_type, PathBuf::from(path)));
-        assert_eq!(parsed("[SSD]file:///data/1"), at(StorageTypeProto::Ssd, "/data/1"));
-        assert_eq!(parsed("file:///data/1/"), at(StorageTypeProto::Disk, "/data/1"));
-        assert_eq!(parsed("file:/data/1"), at(StorageTypeProto::Disk, "/data/1"));
-        assert_eq!(parsed("[archive]/data/1"), at(StorageTypeProto::Archive, "/data/1"));
-        assert!(parsed("[FLOPPY]/data/1").is_err());
-        assert!(parsed("data/1").is_err());
+    fn a_directory_named_twice_is_refused() {
         let twice = configuration(&[("dfs.datanode.data.dir", "/d/1,[SSD]file:///d/1/")]);
         assert!(data_dirs(&twice).unwrap_err().to_string().contains("twice"));
+        let none = configuration(&[("dfs.datanode.data.dir", " , ")]);
+        assert!(data_dirs(&none).is_err());
+        let two = configuration(&[("dfs.datanode.data.dir", "/d/1/, [SSD]/d/2")]);
+        let paths: Vec<_> = data_dirs(&two).unwrap().into_iter().map(|dir| dir.path).collect();
+        assert_eq!(paths, [std::path::Path::new("/d/1"), std::path::Path::new("/d/2")]);
     }
 
     #[test]

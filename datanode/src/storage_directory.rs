@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 
 use ringfs_protocol::messages::{NamespaceInfoProto, StorageTypeProto};
 use ringfs_protocol::meta_file::DatanodeLayout;
+use ringfs_protocol::site_config::StorageDirectory as StorageLocation;
 use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
-use crate::config::StorageLocation;
 use crate::error::{DatanodeError, Result};
 use crate::java_properties::{self, Properties};
 
@@ -260,7 +260,7 @@ pub fn host_name() -> String {
 }
 
 fn refuse_interrupted_upgrade(root: &Path) -> Result<()> {
-    for name in ["previous.tmp", "removed.tmp", "finalized.tmp"] {
+    for name in ["previous.tmp", "removed.tmp"] {
         let path = root.join(name);
         if path.exists() {
             return Err(DatanodeError::Storage {

@@ -3,25 +3,36 @@
 //!
 //! | transition | file operations, the last one is the commit |
 //! |---|---|
-//! | create | data file and meta file (with its header) in `rbw/` or `tmp/` |
+//! | create | data file, then meta file with its header, in `rbw/` or `tmp/` |
 //! | finalize | truncate data to its length; sync if asked; meta, then data into `finalized/` |
 //! | append | data, then meta (under the new generation stamp) into `rbw/` |
 //! | bump | rename meta to the new generation stamp |
 //!
 //! Data in `rbw/` with its meta still in `finalized/` is thus complete in either direction, and
-//! `start_scan` makes it FINALIZED again.
+//! `start_scan` makes it FINALIZED again. These run on a data thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use ringfs_protocol::block::{Block, ExtendedBlock, GenerationStamp};
+use ringfs_protocol::block::{Block, ExtendedBlock, GenerationStamp, ReplicaState};
 use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::messages::StorageTypeProto;
+use ringfs_protocol::meta_file::encode_meta_header;
+use tokio::sync::MutexGuard;
 
-use crate::dataset::Dataset;
-use crate::error::Result;
-use crate::replica::{Replica, WriterLease};
+use crate::block_reports::BlockChange;
+use crate::dataset::{Dataset, account_whole};
+use crate::error::{DatanodeError, Result};
+use crate::replica::{OnDisk, Replica, ReplicaEvent, WriterLease};
+use crate::replica_files::{
+    break_hard_links, create_new, cut, move_data_first, move_meta_first, open_existing,
+    read_checksum, rename_into, sync_dirs, write_all_at,
+};
 use crate::ring;
 use crate::volume::SpacePromise;
+
+/// How long a transition waits for a former writer to let go of a replica.
+pub const WRITER_STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a new replica needs to be known of.
 #[derive(Clone, Debug)]
@@ -35,7 +46,8 @@ pub struct CreateReplica {
 }
 
 /// A replica opened for writing. Whoever holds this, and nobody else, writes its files; it must go
-/// (through `finalize`, `abandon` or a drop) soon after [`ReplicaWriter::stopped`] resolves.
+/// (through `finalize`, `abandon` or a drop) soon after [`ReplicaWriter::stopped`] resolves, and not
+/// before its operations in flight are complete.
 #[derive(Debug)]
 pub struct ReplicaWriter {
     pub replica: Arc<Replica>,
@@ -69,8 +81,9 @@ impl ReplicaWriter {
 impl Dataset {
     /// A new RBW replica; RECEIVING is queued to the namenode.
     pub async fn create_rbw(&self, create: CreateReplica) -> Result<ReplicaWriter> {
-        let _ = create;
-        todo!()
+        let writer = self.create(ReplicaState::Rbw, &create, false).await?;
+        self.tell(&writer.replica, writer.replica.block(), BlockChange::Receiving);
+        Ok(writer)
     }
 
     /// A new TEMPORARY replica. `replace_older` (a transfer on behalf of a client) allows it to take
@@ -80,8 +93,7 @@ impl Dataset {
         create: CreateReplica,
         replace_older: bool,
     ) -> Result<ReplicaWriter> {
-        let _ = (create, replace_older);
-        todo!()
+        self.create(ReplicaState::Temporary, &create, replace_older).await
     }
 
     /// Reopens a FINALIZED replica: PIPELINE_SETUP_APPEND.
@@ -91,8 +103,11 @@ impl Dataset {
         new_stamp: GenerationStamp,
         expected_len: u64,
     ) -> Result<ReplicaWriter> {
-        let _ = (block, new_stamp, expected_len);
-        todo!()
+        let replica = self.require(block)?;
+        let held = self.hold_in_time(&replica).await?;
+        replica.check(ReplicaEvent::Append)?;
+        expect_stamp(&replica, block.block.generation_stamp, block.block.generation_stamp)?;
+        self.reopen_finalized(block, &replica, &held, new_stamp, expected_len).await
     }
 
     /// PIPELINE_SETUP_APPEND_RECOVERY.
@@ -102,8 +117,15 @@ impl Dataset {
         new_stamp: GenerationStamp,
         expected_len: u64,
     ) -> Result<ReplicaWriter> {
-        let _ = (block, new_stamp, expected_len);
-        todo!()
+        let replica = self.require(block)?;
+        let held = self.hold_in_time(&replica).await?;
+        replica.check(ReplicaEvent::RecoverAppend)?;
+        expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
+        if replica.state() == ReplicaState::Finalized {
+            return self.reopen_finalized(block, &replica, &held, new_stamp, expected_len).await;
+        }
+        expect_len(&replica, expected_len)?;
+        self.continue_rbw(block, &replica, &held, ReplicaEvent::RecoverAppend, new_stamp).await
     }
 
     /// PIPELINE_SETUP_STREAMING_RECOVERY: the replica is cut to its acked bytes.
@@ -114,8 +136,21 @@ impl Dataset {
         min_bytes: u64,
         max_bytes: u64,
     ) -> Result<ReplicaWriter> {
-        let _ = (block, new_stamp, min_bytes, max_bytes);
-        todo!()
+        let replica = self.require(block)?;
+        let held = self.hold_in_time(&replica).await?;
+        replica.check(ReplicaEvent::RecoverStreaming)?;
+        expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
+        let (acked, received) = (replica.bytes_acked(), replica.bytes_received());
+        if acked < min_bytes || received > max_bytes {
+            return Err(DatanodeError::UnexpectedReplica {
+                block: replica.block(),
+                why: format!(
+                    "{acked} bytes are acked and {received} received, where at least {min_bytes} \
+                     and at most {max_bytes} are expected"
+                ),
+            });
+        }
+        self.continue_rbw(block, &replica, &held, ReplicaEvent::RecoverStreaming, new_stamp).await
     }
 
     /// PIPELINE_CLOSE_RECOVERY: FINALIZED under the new generation stamp, RECEIVED queued.
@@ -125,8 +160,18 @@ impl Dataset {
         new_stamp: GenerationStamp,
         expected_len: u64,
     ) -> Result<Block> {
-        let _ = (block, new_stamp, expected_len);
-        todo!()
+        let replica = self.require(block)?;
+        let held = self.hold_in_time(&replica).await?;
+        replica.check(ReplicaEvent::RecoverClose)?;
+        expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
+        expect_len(&replica, expected_len)?;
+        if replica.state() == ReplicaState::Rbw {
+            cut(&replica.files(), expected_len).await?;
+        }
+        let from = replica.files();
+        let to = replica.files_of(ReplicaState::Finalized, new_stamp);
+        move_meta_first(&from, &to).await?;
+        self.settle(&replica, &held, ReplicaEvent::RecoverClose, new_stamp, expected_len, None)
     }
 
     /// RBW or TEMPORARY to FINALIZED at the length [`Replica::bytes_on_disk`]; RECEIVED is queued,
@@ -137,19 +182,573 @@ impl Dataset {
         sync: bool,
         delete_hint: Option<String>,
     ) -> Result<Block> {
-        let _ = (writer, sync, delete_hint);
-        todo!()
+        let replica = writer.replica.clone();
+        let held = replica.transition.lock().await;
+        if writer.is_stopped() {
+            return Err(DatanodeError::WriterStopped { block: replica.block() });
+        }
+        replica.check(ReplicaEvent::Finalize)?;
+        let sync = sync || self.sync_on_close;
+        let (len, stamp) = (replica.bytes_on_disk(), replica.generation_stamp());
+        let from = replica.files();
+        let completed = async {
+            if writer.file_len != len {
+                writer.data.set_len(len).await?;
+            }
+            if sync {
+                writer.data.sync_data().await?;
+                writer.meta.sync_data().await?;
+            }
+            Ok(())
+        };
+        completed
+            .await
+            .map_err(DatanodeError::io(format!("completing {}", from.data.display())))
+            .inspect_err(|error| self.note_failure(&replica, error))?;
+        let to = replica.files_of(ReplicaState::Finalized, stamp);
+        move_meta_first(&from, &to).await?;
+        if sync {
+            sync_dirs(&to.data).await?;
+        }
+        self.settle(&replica, &held, ReplicaEvent::Finalize, stamp, len, delete_hint)
     }
 
     /// The end of TRANSFER_RBW: what was TEMPORARY is a replica of a pipeline that goes on.
     pub async fn convert_temporary_to_rbw(&self, writer: ReplicaWriter) -> Result<Block> {
-        let _ = writer;
-        todo!()
+        let replica = writer.replica.clone();
+        let _held = replica.transition.lock().await;
+        if writer.is_stopped() {
+            return Err(DatanodeError::WriterStopped { block: replica.block() });
+        }
+        replica.check(ReplicaEvent::ConvertToRbw)?;
+        let stamp = replica.generation_stamp();
+        move_data_first(&replica.files(), &replica.files_of(ReplicaState::Rbw, stamp)).await?;
+        replica.set_bytes_received(replica.bytes_on_disk());
+        replica.set_bytes_acked(replica.bytes_on_disk());
+        replica.apply(ReplicaEvent::ConvertToRbw, stamp)?;
+        account_whole(&replica);
+        Ok(replica.block())
     }
 
     /// The writer gave up: an RBW replica stays for recovery as it is, a TEMPORARY one is deleted.
-    pub fn abandon(&self, writer: ReplicaWriter) {
-        let _ = writer;
-        todo!()
+    pub async fn abandon(&self, writer: ReplicaWriter) -> Result<()> {
+        let replica = writer.replica.clone();
+        drop(writer);
+        if replica.state() != ReplicaState::Temporary {
+            account_whole(&replica);
+            return Ok(());
+        }
+        let held = replica.transition.lock().await;
+        match replica.check(ReplicaEvent::Delete) {
+            Ok(()) => self.remove(&replica, &held, false),
+            // Whoever wanted the writer to stop has deleted it.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn create(
+        &self,
+        state: ReplicaState,
+        create: &CreateReplica,
+        replace_older: bool,
+    ) -> Result<ReplicaWriter> {
+        self.require_pool(&create.block.pool_id)?;
+        let block = create.block.block;
+        let (volume, promise) =
+            self.choose_volume(block, create.storage_type, create.storage_id.as_deref())?;
+        let empty = Block { num_bytes: 0, ..block };
+        let replica = Arc::new(Replica::new(volume, empty, state, None));
+        let held = replica.transition.lock().await;
+        if let Err(present) = self.insert(replica.clone()) {
+            self.make_way(&create.block, &present, replace_older).await?;
+            self.insert(replica.clone()).map_err(|present| exists(&create.block, &present))?;
+        }
+        let files = replica.files();
+        let opened = async {
+            let data = create_new(&files.data, replica.volume().direct_io()).await?;
+            let meta = create_new(&files.meta, false).await?;
+            let header = encode_meta_header(create.checksum).to_vec();
+            write_all_at(&meta, 0, header)
+                .await
+                .map_err(DatanodeError::io(format!("writing {}", files.meta.display())))?;
+            Ok((data, meta))
+        };
+        match opened.await {
+            Ok((data, meta)) => {
+                let lease = replica.lease_to_writer();
+                drop(held);
+                let checksum = create.checksum;
+                Ok(ReplicaWriter {
+                    replica,
+                    data,
+                    meta,
+                    checksum,
+                    start_len: 0,
+                    file_len: 0,
+                    promise,
+                    lease,
+                })
+            }
+            Err(error) => {
+                self.note_failure(&replica, &error);
+                // What was created goes; a failure to remove it adds nothing to the first one.
+                let _ = self.remove(&replica, &held, false);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a replica with an older generation stamp in favour of a new TEMPORARY one.
+    async fn make_way(
+        &self,
+        block: &ExtendedBlock,
+        present: &Arc<Replica>,
+        replace_older: bool,
+    ) -> Result<()> {
+        if !replace_older || present.generation_stamp() >= block.block.generation_stamp {
+            return Err(exists(block, present));
+        }
+        let held = self.hold_in_time(present).await?;
+        present.check(ReplicaEvent::CreateTemporary)?;
+        if present.generation_stamp() >= block.block.generation_stamp {
+            return Err(exists(block, present));
+        }
+        self.remove(present, &held, false)
+    }
+
+    async fn reopen_finalized(
+        &self,
+        block: &ExtendedBlock,
+        replica: &Arc<Replica>,
+        held: &MutexGuard<'_, ()>,
+        new_stamp: GenerationStamp,
+        expected_len: u64,
+    ) -> Result<ReplicaWriter> {
+        expect_len(replica, expected_len)?;
+        if new_stamp < replica.generation_stamp() {
+            return Err(DatanodeError::UnexpectedReplica {
+                block: replica.block(),
+                why: format!("an append under the older generation stamp {new_stamp} is asked for"),
+            });
+        }
+        let promise = self.promise_growth(block, replica)?;
+        let from = replica.files();
+        let to = replica.files_of(ReplicaState::Rbw, new_stamp);
+        break_hard_links(&from).await?;
+        if let Err(error) = move_data_first(&from, &to).await {
+            // Back to what it was, if the disk lets us: a start would do the same.
+            let _ = rename_into(&to.data, &from.data).await;
+            self.note_failure(replica, &error);
+            return Err(error);
+        }
+        replica.apply(ReplicaEvent::Append, new_stamp)?;
+        self.open_writer(replica, held, promise).await
+    }
+
+    /// Takes an RBW replica over at its acked length, under a new generation stamp.
+    async fn continue_rbw(
+        &self,
+        block: &ExtendedBlock,
+        replica: &Arc<Replica>,
+        held: &MutexGuard<'_, ()>,
+        event: ReplicaEvent,
+        new_stamp: GenerationStamp,
+    ) -> Result<ReplicaWriter> {
+        let promise = self.promise_growth(block, replica)?;
+        let len = match event {
+            ReplicaEvent::RecoverStreaming => replica.bytes_acked(),
+            _ => replica.bytes_on_disk(),
+        };
+        let from = replica.files();
+        cut(&from, len).await?;
+        replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
+        rename_into(&from.meta, &replica.files_of(ReplicaState::Rbw, new_stamp).meta).await?;
+        replica.apply(event, new_stamp)?;
+        self.open_writer(replica, held, promise).await
+    }
+
+    async fn open_writer(
+        &self,
+        replica: &Arc<Replica>,
+        _held: &MutexGuard<'_, ()>,
+        promise: SpacePromise,
+    ) -> Result<ReplicaWriter> {
+        let files = replica.files();
+        let data = open_existing(&files.data, replica.volume().direct_io()).await?;
+        let meta = open_existing(&files.meta, false).await?;
+        let checksum = read_checksum(&meta, &files.meta).await?;
+        self.tell(replica, replica.block(), BlockChange::Receiving);
+        let len = replica.bytes_on_disk();
+        Ok(ReplicaWriter {
+            replica: replica.clone(),
+            data,
+            meta,
+            checksum,
+            start_len: len,
+            file_len: len,
+            promise,
+            lease: replica.lease_to_writer(),
+        })
+    }
+
+    /// The end of every way to FINALIZED, once the files are in their place.
+    pub(crate) fn settle(
+        &self,
+        replica: &Arc<Replica>,
+        _held: &MutexGuard<'_, ()>,
+        event: ReplicaEvent,
+        stamp: GenerationStamp,
+        len: u64,
+        delete_hint: Option<String>,
+    ) -> Result<Block> {
+        replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
+        replica.apply(event, stamp)?;
+        account_whole(replica);
+        let block = replica.block();
+        self.tell(replica, block, BlockChange::Received { delete_hint });
+        Ok(block)
+    }
+
+    /// [`Dataset::hold`] on a data thread, bounded.
+    pub(crate) async fn hold_in_time<'a>(
+        &self,
+        replica: &'a Replica,
+    ) -> Result<MutexGuard<'a, ()>> {
+        ring::timeout(WRITER_STOP_TIMEOUT, self.hold(replica)).await.map_err(|_| {
+            DatanodeError::WriterStuck {
+                block: replica.block(),
+                timeout_ms: WRITER_STOP_TIMEOUT.as_millis() as u64,
+            }
+        })
+    }
+
+    fn promise_growth(&self, block: &ExtendedBlock, replica: &Replica) -> Result<SpacePromise> {
+        let growth = block.block.num_bytes.saturating_sub(replica.bytes_on_disk());
+        replica.volume().promise(growth)?.ok_or_else(|| DatanodeError::NoSpace {
+            block: replica.block(),
+            needed_bytes: growth,
+            volumes: replica.volume().root().display().to_string(),
+        })
+    }
+
+    fn note_failure(&self, replica: &Replica, error: &DatanodeError) {
+        if error.is_disk_failure() {
+            replica.volume().mark_failed(error);
+        }
+    }
+}
+
+fn exists(block: &ExtendedBlock, present: &Replica) -> DatanodeError {
+    DatanodeError::ReplicaExists {
+        block: block.clone(),
+        state: present.state(),
+        found_stamp: present.generation_stamp().0,
+    }
+}
+
+/// The replica's generation stamp must lie between the one that the client knows and the new one.
+fn expect_stamp(replica: &Replica, known: GenerationStamp, newest: GenerationStamp) -> Result<()> {
+    let stamp = replica.generation_stamp();
+    if (known..=newest).contains(&stamp) {
+        return Ok(());
+    }
+    Err(DatanodeError::UnexpectedReplica {
+        block: replica.block(),
+        why: format!("a generation stamp from {known} to {newest} is expected"),
+    })
+}
+
+fn expect_len(replica: &Replica, expected_len: u64) -> Result<()> {
+    let len = replica.bytes_on_disk();
+    if len == expected_len {
+        return Ok(());
+    }
+    Err(DatanodeError::UnexpectedReplica {
+        block: replica.block(),
+        why: format!("its length is {len}, expected length is {expected_len}"),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::dataset::tests::{extended, open, put, put_finalized};
+    use crate::replica_files::read_exact_at;
+    use crate::replica_length::{DEFAULT_CHECKSUM, meta_len};
+    use crate::volume::Volume;
+    use crate::volume::tests::{POOL, buffered_volume_at};
+    use ringfs_protocol::block::BlockId;
+
+    pub struct Node {
+        pub dataset: Arc<Dataset>,
+        pub volume: Arc<Volume>,
+        _temp: tempfile::TempDir,
+    }
+
+    /// Volumes without O_DIRECT, for these tests write bytes at any offset.
+    pub fn node() -> Node {
+        let temp = tempfile::tempdir().unwrap();
+        let volume = buffered_volume_at(temp.path().join("d"));
+        Node { dataset: Arc::new(open(vec![volume.clone()])), volume, _temp: temp }
+    }
+
+    pub fn request(id: u64, stamp: u64, size_hint: u64) -> CreateReplica {
+        CreateReplica {
+            block: extended(id, stamp, size_hint),
+            checksum: DEFAULT_CHECKSUM,
+            storage_type: StorageTypeProto::Disk,
+            storage_id: None,
+        }
+    }
+
+    /// Makes the replica `bytes` long, as a write pipeline does, with `extra` bytes of preallocation.
+    pub async fn fill(writer: &mut ReplicaWriter, bytes: &[u8], extra: u64) {
+        let mut crcs = vec![0; DEFAULT_CHECKSUM.checksums_len(bytes.len() as u64) as usize];
+        DEFAULT_CHECKSUM.fill(bytes, &mut crcs);
+        write_all_at(&writer.data, 0, bytes.to_vec()).await.unwrap();
+        write_all_at(&writer.meta, 7, crcs).await.unwrap();
+        writer.file_len = bytes.len() as u64 + extra;
+        writer.data.set_len(writer.file_len).await.unwrap();
+        let len = bytes.len() as u64;
+        writer.replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
+    }
+
+    /// The replica's files hold exactly `bytes` and their checksums.
+    pub fn assert_holds(replica: &Replica, bytes: &[u8]) {
+        let files = replica.files();
+        assert_eq!(fs::read(&files.data).unwrap(), bytes);
+        let meta = fs::read(&files.meta).unwrap();
+        assert_eq!(meta.len() as u64, meta_len(DEFAULT_CHECKSUM, bytes.len() as u64));
+        DEFAULT_CHECKSUM.verify(bytes, &meta[7..]).unwrap();
+    }
+
+    fn changes(node: &Node) -> Vec<(Block, BlockChange)> {
+        node.dataset.reports().take().into_iter().flat_map(|storage| storage.changes).collect()
+    }
+
+    fn received() -> BlockChange {
+        BlockChange::Received { delete_hint: None }
+    }
+
+    #[tokio::test]
+    async fn a_block_is_created_filled_and_finalized() {
+        let node = node();
+        let mut writer = node.dataset.create_rbw(request(1, 1001, 4096)).await.unwrap();
+        assert_eq!(changes(&node), [(extended(1, 1001, 0).block, BlockChange::Receiving)]);
+        fill(&mut writer, &[7; 700], 5000).await;
+        let replica = writer.replica.clone();
+        let block = node.dataset.finalize(writer, true, Some("other".into())).await.unwrap();
+        assert_eq!(block, extended(1, 1001, 700).block);
+        assert_eq!(replica.state(), ReplicaState::Finalized);
+        assert!(replica.files().data.ends_with("finalized/subdir0/subdir0/blk_1"));
+        assert_holds(&replica, &[7; 700]);
+        assert_eq!(fs::read_dir(node.volume.rbw_dir()).unwrap().count(), 0);
+        let hinted = BlockChange::Received { delete_hint: Some("other".into()) };
+        assert_eq!(changes(&node), [(block, hinted)]);
+        assert_eq!(node.volume.usage().unwrap().dfs_used_bytes, 700 + 7 + 8);
+        assert_eq!(node.volume.promised_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_block_that_exists_is_not_created_again() {
+        let node = node();
+        let writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+        for stamp in [1000, 1001, 1002] {
+            let error = node.dataset.create_rbw(request(1, stamp, 0)).await.unwrap_err();
+            assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
+        }
+        let error = node.dataset.create_temporary(request(1, 1002, 0), false).await.unwrap_err();
+        assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
+        assert!(!writer.is_stopped(), "the first writer goes on");
+        let foreign = CreateReplica {
+            block: ExtendedBlock { pool_id: "BP-other".into(), ..extended(2, 1001, 0) },
+            ..request(2, 1001, 0)
+        };
+        let error = node.dataset.create_rbw(foreign).await.unwrap_err();
+        assert!(matches!(error, DatanodeError::UnknownPool { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_full_volume_refuses_and_leaves_nothing() {
+        let node = node();
+        let error = node.dataset.create_rbw(request(1, 1001, u64::MAX / 4)).await.unwrap_err();
+        assert!(matches!(error, DatanodeError::NoSpace { .. }), "{error}");
+        assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
+        assert_eq!(node.volume.promised_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_failed_create_leaves_nothing() {
+        let node = node();
+        fs::create_dir(node.volume.rbw_dir().join("blk_1_1001.meta")).unwrap();
+        let error = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap_err();
+        assert!(error.to_string().contains("blk_1_1001.meta"), "{error}");
+        assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
+        assert!(!node.volume.rbw_dir().join("blk_1").exists());
+        assert_eq!(node.volume.promised_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_temporary_replica_becomes_finalized_or_rbw_or_nothing() {
+        let node = node();
+        let dataset = &node.dataset;
+        let mut writer = dataset.create_temporary(request(1, 1001, 0), false).await.unwrap();
+        fill(&mut writer, &[1; 600], 0).await;
+        assert!(dataset.report().concat().is_empty(), "TEMPORARY is nobody's business");
+        dataset.finalize(writer, false, None).await.unwrap();
+        assert_holds(&dataset.replica(POOL, BlockId(1)).unwrap(), &[1; 600]);
+
+        let mut writer = dataset.create_temporary(request(2, 1001, 0), false).await.unwrap();
+        fill(&mut writer, &[2; 600], 0).await;
+        dataset.convert_temporary_to_rbw(writer).await.unwrap();
+        let replica = dataset.replica(POOL, BlockId(2)).unwrap();
+        assert_eq!((replica.state(), replica.visible_len()), (ReplicaState::Rbw, Some(600)));
+        assert!(replica.files().data.starts_with(node.volume.rbw_dir()));
+        assert_holds(&replica, &[2; 600]);
+
+        let writer = dataset.create_temporary(request(3, 1001, 0), false).await.unwrap();
+        let files = writer.replica.files();
+        dataset.abandon(writer).await.unwrap();
+        assert!(dataset.replica(POOL, BlockId(3)).is_none() && !files.data.exists());
+    }
+
+    #[tokio::test]
+    async fn a_transfer_replaces_an_older_replica_only() {
+        let node = node();
+        put_finalized(&node.volume, 1, 1001, &[1; 600]);
+        let dataset = open(vec![node.volume.clone()]);
+        let error = dataset.create_temporary(request(1, 1001, 0), true).await.unwrap_err();
+        assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
+        let mut writer = dataset.create_temporary(request(1, 1002, 0), true).await.unwrap();
+        fill(&mut writer, &[9; 300], 0).await;
+        dataset.finalize(writer, false, None).await.unwrap();
+        let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+        assert_eq!(replica.generation_stamp().0, 1002);
+        assert_holds(&replica, &[9; 300]);
+    }
+
+    #[tokio::test]
+    async fn an_append_reopens_the_block_and_breaks_hard_links() {
+        let node = node();
+        put_finalized(&node.volume, 1, 1001, &[1; 700]);
+        let dataset = open(vec![node.volume.clone()]);
+        let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+        let previous = node.volume.root().join("previous-blk_1");
+        fs::hard_link(replica.files().data, &previous).unwrap();
+
+        let stamp = GenerationStamp(1002);
+        let wrong = dataset.append(&extended(1, 1001, 0), stamp, 699).await.unwrap_err();
+        assert!(wrong.to_string().contains("expected length is 699"), "{wrong}");
+        let wrong = dataset.append(&extended(1, 1000, 0), stamp, 700).await.unwrap_err();
+        assert!(matches!(wrong, DatanodeError::UnexpectedReplica { .. }), "{wrong}");
+
+        let mut writer = dataset.append(&extended(1, 1001, 1 << 20), stamp, 700).await.unwrap();
+        assert_eq!((writer.start_len, writer.checksum), (700, DEFAULT_CHECKSUM));
+        assert_eq!((replica.state(), replica.generation_stamp()), (ReplicaState::Rbw, stamp));
+        assert_eq!(replica.visible_len(), Some(700), "readers go on");
+        assert_eq!(read_exact_at(&writer.data, 0, 700).await.unwrap(), [1; 700]);
+        let block = extended(1, 1002, 0);
+        let twice = dataset.append(&block, GenerationStamp(1003), 700);
+        let twice = tokio::time::timeout(Duration::from_millis(20), twice).await;
+        assert!(twice.is_err() && writer.is_stopped(), "it waits for the writer to let go");
+
+        drop(writer);
+        let stamp = GenerationStamp(1003);
+        writer = dataset.recover_append(&extended(1, 1002, 0), stamp, 700).await.unwrap();
+        fill(&mut writer, &[2; 900], 4096).await;
+        dataset.finalize(writer, false, None).await.unwrap();
+        assert_holds(&replica, &[2; 900]);
+        assert_eq!(fs::read(previous).unwrap(), [1; 700], "the link keeps the old bytes");
+    }
+
+    #[tokio::test]
+    async fn streaming_recovery_cuts_to_the_acked_bytes() {
+        let node = node();
+        let dataset = &node.dataset;
+        let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+        fill(&mut writer, &[3; 1500], 10_000).await;
+        let replica = writer.replica.clone();
+        replica.set_bytes_acked(700);
+        let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
+        let early = dataset.recover_rbw(&block, stamp, 800, 2000);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), early).await.is_err(),
+            "not before the writer lets go"
+        );
+        drop(writer);
+        for (min, max) in [(701, 2000), (700, 1499)] {
+            let error = dataset.recover_rbw(&block, stamp, min, max).await.unwrap_err();
+            assert!(matches!(error, DatanodeError::UnexpectedReplica { .. }), "{error}");
+        }
+        let writer = dataset.recover_rbw(&block, stamp, 700, 1500).await.unwrap();
+        assert_eq!((writer.start_len, writer.file_len), (700, 700));
+        assert_holds(&replica, &[3; 700]);
+        assert!(replica.files().meta.ends_with("blk_1_1002.meta"));
+        dataset.abandon(writer).await.unwrap();
+        assert_eq!(replica.state(), ReplicaState::Rbw, "an abandoned RBW waits for recovery");
+        let stale = dataset.recover_rbw(&block, GenerationStamp(1001), 700, 1500).await;
+        assert!(stale.is_err(), "1002 is beyond 1001");
+    }
+
+    #[tokio::test]
+    async fn close_recovery_finalizes_under_the_new_stamp_and_may_be_repeated() {
+        let node = node();
+        let dataset = &node.dataset;
+        let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+        fill(&mut writer, &[4; 1500], 10_000).await;
+        let replica = writer.replica.clone();
+        drop(writer);
+        changes(&node);
+        let block = extended(1, 1001, 0);
+        let first = dataset.recover_close(&block, GenerationStamp(1002), 1500);
+        assert_eq!(first.await.unwrap(), extended(1, 1002, 1500).block);
+        assert_holds(&replica, &[4; 1500]);
+        let again = dataset.recover_close(&block, GenerationStamp(1003), 1500);
+        assert_eq!(again.await.unwrap(), extended(1, 1003, 1500).block);
+        assert_holds(&replica, &[4; 1500]);
+        assert_eq!(changes(&node), [(extended(1, 1003, 1500).block, received())]);
+    }
+
+    #[tokio::test]
+    async fn a_stopped_writer_cannot_finalize() {
+        let node = node();
+        let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+        fill(&mut writer, &[4; 100], 0).await;
+        writer.replica.stop_request().unwrap();
+        let error = node.dataset.finalize(writer, false, None).await.unwrap_err();
+        assert!(matches!(error, DatanodeError::WriterStopped { .. }), "{error}");
+        let replica = node.dataset.replica(POOL, BlockId(1)).unwrap();
+        assert_eq!(replica.state(), ReplicaState::Rbw);
+    }
+
+    #[tokio::test]
+    async fn replicas_that_wait_for_recovery_take_no_writer() {
+        let node = node();
+        put(&node.volume, ReplicaState::Rbw, 1, 1001, &[1; 700]);
+        let dataset = open(vec![node.volume.clone()]);
+        let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
+        let errors = [
+            dataset.append(&block, stamp, 700).await.unwrap_err(),
+            dataset.recover_append(&block, stamp, 700).await.unwrap_err(),
+            dataset.recover_rbw(&block, stamp, 0, 700).await.unwrap_err(),
+            dataset.recover_close(&block, stamp, 700).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, DatanodeError::IllegalTransition { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_leaves_of_a_write_is_recovered_at_start() {
+        let node = node();
+        let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+        fill(&mut writer, &[5; 777], 1 << 16).await;
+        drop(writer);
+        let again = open(vec![node.volume.clone()]);
+        let replica = again.replica(POOL, BlockId(1)).unwrap();
+        assert_eq!((replica.state(), replica.bytes_on_disk()), (ReplicaState::Rwr, 777));
+        assert_holds(&replica, &[5; 777]);
     }
 }

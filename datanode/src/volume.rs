@@ -262,6 +262,18 @@ pub(crate) mod tests {
         Arc::new(Volume::open(directory, POOL, DatanodeLayout::V57, 0, true).unwrap())
     }
 
+    /// Without O_DIRECT: its files take bytes at any offset.
+    pub fn buffered_volume_at(root: PathBuf) -> Arc<Volume> {
+        let directory = formatted_directory(&root, StorageTypeProto::Disk);
+        Arc::new(Volume::open(directory, POOL, DatanodeLayout::V57, 0, false).unwrap())
+    }
+
+    impl Volume {
+        pub fn promised_bytes(&self) -> u64 {
+            self.promised_bytes.load(Ordering::Relaxed)
+        }
+    }
+
     /// A replica without files: its directory is gone already.
     pub fn replica(state: ReplicaState, len: u64) -> Replica {
         let block =
@@ -284,15 +296,15 @@ pub(crate) mod tests {
     fn a_promise_shrinks_as_its_bytes_are_taken_and_ends_with_the_writer() {
         let (volume, _temp) = volume();
         let promise = volume.promise(1000).unwrap().expect("room for 1000 bytes");
-        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 1000);
+        assert_eq!(volume.promised_bytes(), 1000);
         promise.taken(400);
-        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 600);
+        assert_eq!(volume.promised_bytes(), 600);
         promise.taken(5000);
-        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(volume.promised_bytes(), 0);
         drop(promise);
-        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(volume.promised_bytes(), 0);
         assert!(volume.promise(u64::MAX / 2).unwrap().is_none(), "more than any disk");
-        assert_eq!(volume.promised_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(volume.promised_bytes(), 0);
     }
 
     #[test]

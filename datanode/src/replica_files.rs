@@ -1,0 +1,203 @@
+//! The two files of a replica, through the ring: created, moved, cut, copied.
+
+use std::io;
+use std::path::Path;
+
+use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
+use ringfs_protocol::meta_file::{self, META_HEADER_BYTES};
+
+use crate::error::{DatanodeError, Result};
+use crate::replica::ReplicaFiles;
+use crate::replica_length::meta_len;
+use crate::ring;
+
+const COPY_CHUNK_BYTES: usize = 1 << 20;
+
+pub async fn open_existing(path: &Path, direct: bool) -> Result<ring::File> {
+    let options = ring::OpenOptions { read: true, write: true, direct, ..Default::default() };
+    ring::File::open(path, options)
+        .await
+        .map_err(DatanodeError::io(format!("opening {}", path.display())))
+}
+
+pub async fn create_new(path: &Path, direct: bool) -> Result<ring::File> {
+    let options = ring::OpenOptions {
+        read: true,
+        write: true,
+        create_new: true,
+        direct,
+        ..Default::default()
+    };
+    ring::File::open(path, options)
+        .await
+        .map_err(DatanodeError::io(format!("creating {}", path.display())))
+}
+
+/// Reads the header of a meta file.
+pub async fn read_checksum(meta: &ring::File, path: &Path) -> Result<DataChecksum> {
+    let header = read_exact_at(meta, 0, META_HEADER_BYTES)
+        .await
+        .map_err(DatanodeError::io(format!("reading {}", path.display())))?;
+    meta_file::decode_meta_header(&header).map_err(|error| DatanodeError::Storage {
+        path: path.display().to_string(),
+        why: error.to_string(),
+    })
+}
+
+/// Moves meta, then data (the commit point of finalize), making the target directory when needed.
+pub async fn move_meta_first(from: &ReplicaFiles, to: &ReplicaFiles) -> Result<()> {
+    rename_into(&from.meta, &to.meta).await?;
+    rename_into(&from.data, &to.data).await
+}
+
+/// Moves data, then meta (the commit point of append).
+pub async fn move_data_first(from: &ReplicaFiles, to: &ReplicaFiles) -> Result<()> {
+    rename_into(&from.data, &to.data).await?;
+    rename_into(&from.meta, &to.meta).await
+}
+
+pub async fn rename_into(from: &Path, to: &Path) -> Result<()> {
+    if from == to {
+        return Ok(());
+    }
+    let mut renamed = ring::fs::rename(from, to).await;
+    if let (Err(error), Some(dir)) = (&renamed, to.parent())
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        make_dirs(dir).await?;
+        renamed = ring::fs::rename(from, to).await;
+    }
+    renamed.map_err(DatanodeError::io(format!("renaming {} to {}", from.display(), to.display())))
+}
+
+/// Makes the two `subdir` levels that may be missing.
+async fn make_dirs(dir: &Path) -> Result<()> {
+    for dir in dir.parent().into_iter().chain([dir]) {
+        match ring::fs::create_dir(dir).await {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                let what = format!("creating {}", dir.display());
+                return Err(DatanodeError::Io { what, source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names of a finalized replica durable: its directory and the two above it, which may
+/// be new.
+pub async fn sync_dirs(file: &Path) -> Result<()> {
+    for dir in file.ancestors().skip(1).take(3) {
+        ring::fs::sync_dir(dir)
+            .await
+            .map_err(DatanodeError::io(format!("syncing {}", dir.display())))?;
+    }
+    Ok(())
+}
+
+/// Cuts a replica to `len` bytes: the checksum of a partial last chunk anew, then the meta file's
+/// length, the data file's last. In this order a crash leaves files whose good length is still found.
+pub async fn cut(files: &ReplicaFiles, len: u64) -> Result<DataChecksum> {
+    let meta = open_existing(&files.meta, false).await?;
+    let data = open_existing(&files.data, false).await?;
+    let checksum = read_checksum(&meta, &files.meta).await?;
+    let cutting = || format!("cutting {} to {len} bytes", files.data.display());
+    cut_open(&data, &meta, checksum, len)
+        .await
+        .map_err(|source| DatanodeError::Io { what: cutting(), source })?;
+    Ok(checksum)
+}
+
+async fn cut_open(
+    data: &ring::File,
+    meta: &ring::File,
+    checksum: DataChecksum,
+    len: u64,
+) -> io::Result<()> {
+    let chunk_len = u64::from(checksum.bytes_per_checksum);
+    let partial = len % chunk_len;
+    if partial != 0 && checksum.kind != ChecksumType::Null {
+        let bytes = read_exact_at(data, len - partial, partial as usize).await?;
+        let crc = checksum.crc(&bytes).to_be_bytes().to_vec();
+        let offset = META_HEADER_BYTES as u64 + (len / chunk_len) * 4;
+        write_all_at(meta, offset, crc).await?;
+    }
+    meta.set_len(meta_len(checksum, len)).await?;
+    data.set_len(len).await
+}
+
+/// Gives the replica files of its own where they are shared with an upgrade's `previous` by hard
+/// links: what is written must not change what a rollback would bring back.
+pub async fn break_hard_links(files: &ReplicaFiles) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    for path in [&files.data, &files.meta] {
+        let failed = || format!("copying {} away from its hard link", path.display());
+        let links = std::fs::metadata(path)
+            .map_err(|source| DatanodeError::Io { what: failed(), source })?
+            .nlink();
+        if links > 1 {
+            let copy = path.with_extension("unlinked");
+            copy_range(path, &copy, u64::MAX).await?;
+            ring::fs::rename(&copy, path)
+                .await
+                .map_err(|source| DatanodeError::Io { what: failed(), source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the first `len` bytes of a replica to a new block id, with checksums cut to fit.
+pub async fn copy_replica(from: &ReplicaFiles, to: &ReplicaFiles, len: u64) -> Result<()> {
+    if let Some(dir) = to.data.parent() {
+        make_dirs(dir).await?;
+    }
+    copy_range(&from.meta, &to.meta, u64::MAX).await?;
+    copy_range(&from.data, &to.data, len).await?;
+    cut(to, len).await.map(drop)
+}
+
+async fn copy_range(from: &Path, to: &Path, len: u64) -> Result<()> {
+    let source = open_existing(from, false).await?;
+    let target = create_new(to, false).await?;
+    let copying = || format!("copying {} to {}", from.display(), to.display());
+    let copied = async {
+        let end = source.len().await?.min(len);
+        let mut offset = 0;
+        while offset < end {
+            let count = (end - offset).min(COPY_CHUNK_BYTES as u64) as usize;
+            let bytes = read_exact_at(&source, offset, count).await?;
+            write_all_at(&target, offset, bytes).await?;
+            offset += count as u64;
+        }
+        target.sync_data().await
+    };
+    copied.await.map_err(|source| DatanodeError::Io { what: copying(), source })
+}
+
+pub async fn read_exact_at(file: &ring::File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(len);
+    while out.len() < len {
+        let buf = vec![0; len - out.len()];
+        let (read, buf) = file.read_at(buf, offset + out.len() as u64).await;
+        match read? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => out.extend_from_slice(&buf[..count]),
+        }
+    }
+    Ok(out)
+}
+
+pub async fn write_all_at(file: &ring::File, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
+    let (mut rest, mut offset) = (bytes, offset);
+    while !rest.is_empty() {
+        let (written, mut buf) = file.write_at(rest, offset).await;
+        match written? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => {
+                offset += count as u64;
+                rest = buf.split_off(count);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! A participant's part in block recovery: stop the writer and say what is here, then take on the
+//! length and the generation stamp that the primary found.
+
+use std::sync::Arc;
+
+use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp, ReplicaState};
+
+use crate::block_reports::BlockChange;
+use crate::dataset::{Dataset, account_whole};
+use crate::error::{DatanodeError, Result};
+use crate::replica::{Replica, ReplicaEvent};
+use crate::replica_files::{break_hard_links, copy_replica, cut, move_meta_first, sync_dirs};
+
+/// A replica that waits for the primary's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaUnderRecovery {
+    /// The state it was in.
+    pub original: ReplicaState,
+    pub block: Block,
+}
+
+impl Dataset {
+    /// `initReplicaRecovery`: `None` when there is no replica (a TEMPORARY one does not exist for
+    /// anybody yet). No file is touched. Callers bound the wait for a writer to stop.
+    pub async fn start_recovery(
+        &self,
+        block: &ExtendedBlock,
+        recovery_id: GenerationStamp,
+    ) -> Result<Option<ReplicaUnderRecovery>> {
+        self.require_pool(&block.pool_id)?;
+        let Some(replica) = self.replica(&block.pool_id, block.block.id) else { return Ok(None) };
+        if replica.state() == ReplicaState::Temporary {
+            return Ok(None);
+        }
+        let _held = self.hold(&replica).await;
+        replica.check(ReplicaEvent::StartRecovery)?;
+        let found = replica.block();
+        let unfit = |why| Err(DatanodeError::UnexpectedReplica { block: found, why });
+        if found.generation_stamp < block.block.generation_stamp {
+            return unfit(format!("older than {}, which is to be recovered", block.block));
+        }
+        if found.generation_stamp >= recovery_id {
+            return unfit(format!("not older than recovery {recovery_id}"));
+        }
+        if replica.state() == ReplicaState::Rur && replica.recovery_id() >= recovery_id {
+            return Err(DatanodeError::RecoveryInProgress {
+                block: found,
+                current_id: replica.recovery_id().0,
+                asked_id: recovery_id.0,
+            });
+        }
+        replica.apply(ReplicaEvent::StartRecovery, recovery_id)?;
+        Ok(Some(ReplicaUnderRecovery { original: replica.original_state(), block: found }))
+    }
+
+    /// `updateReplicaUnderRecovery`: FINALIZED at `new_len` under the recovery's generation stamp;
+    /// with `new_id` a copy of that length under a new block id, the old replica left as it was.
+    /// Answers with the storage id. Runs on a data thread.
+    pub async fn finish_recovery(
+        &self,
+        old: &ExtendedBlock,
+        recovery_id: GenerationStamp,
+        new_len: u64,
+        new_id: Option<BlockId>,
+    ) -> Result<String> {
+        let replica = self.require(old)?;
+        let held = self.hold_in_time(&replica).await?;
+        replica.check(ReplicaEvent::FinishRecovery)?;
+        expect_verdict_fits(&replica, old, recovery_id, new_len)?;
+        let storage_id = replica.volume().storage_id().to_owned();
+        if let Some(id) = new_id.filter(|id| *id != replica.id()) {
+            self.copy_on_truncate(&replica, id, recovery_id, new_len).await?;
+            return Ok(storage_id);
+        }
+        let from = replica.files();
+        break_hard_links(&from).await?;
+        cut(&from, new_len).await?;
+        let to = replica.files_of(ReplicaState::Finalized, recovery_id);
+        move_meta_first(&from, &to).await?;
+        if self.sync_on_close {
+            sync_dirs(&to.data).await?;
+        }
+        self.settle(&replica, &held, ReplicaEvent::FinishRecovery, recovery_id, new_len, None)?;
+        Ok(storage_id)
+    }
+
+    async fn copy_on_truncate(
+        &self,
+        replica: &Replica,
+        id: BlockId,
+        stamp: GenerationStamp,
+        len: u64,
+    ) -> Result<()> {
+        let block = Block { id, generation_stamp: stamp, num_bytes: len };
+        let copy =
+            Arc::new(Replica::new(replica.volume().clone(), block, ReplicaState::Finalized, None));
+        let _held = copy.transition.lock().await;
+        self.insert(copy.clone()).map_err(|present| DatanodeError::ReplicaExists {
+            block: ExtendedBlock { pool_id: self.pool_id().to_owned(), block },
+            state: present.state(),
+            found_stamp: present.generation_stamp().0,
+        })?;
+        if let Err(error) = copy_replica(&replica.files(), &copy.files(), len).await {
+            self.forget(&copy);
+            return Err(error);
+        }
+        account_whole(&copy);
+        self.tell(&copy, block, BlockChange::Received { delete_hint: None });
+        Ok(())
+    }
+}
+
+fn expect_verdict_fits(
+    replica: &Replica,
+    old: &ExtendedBlock,
+    recovery_id: GenerationStamp,
+    new_len: u64,
+) -> Result<()> {
+    let found = replica.block();
+    let why = if replica.recovery_id() != recovery_id {
+        format!("it is under recovery {}, not {recovery_id}", replica.recovery_id())
+    } else if found.num_bytes != old.block.num_bytes {
+        format!("its length is {}, not {}", found.num_bytes, old.block.num_bytes)
+    } else if found.num_bytes < new_len {
+        format!("its length is {}, below the new length {new_len}", found.num_bytes)
+    } else {
+        return Ok(());
+    };
+    Err(DatanodeError::UnexpectedReplica { block: found, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::tests::{extended, open, put, put_finalized};
+    use crate::transitions::tests::{assert_holds, fill, node, request};
+    use crate::volume::tests::POOL;
+
+    #[tokio::test]
+    async fn recovery_stops_the_writer_and_cuts_to_the_verdict() {
+        let node = node();
+        let dataset = node.dataset.clone();
+        let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+        fill(&mut writer, &[3; 1500], 10_000).await;
+        let replica = writer.replica.clone();
+        let recovery = GenerationStamp(1005);
+        let started = {
+            let dataset = dataset.clone();
+            tokio::spawn(
+                async move { dataset.start_recovery(&extended(1, 1001, 0), recovery).await },
+            )
+        };
+        writer.stopped().await;
+        drop(writer);
+        let found = started.await.unwrap().unwrap().expect("a replica");
+        assert_eq!(found.original, ReplicaState::Rbw);
+        assert_eq!(found.block, extended(1, 1001, 1500).block);
+        assert!(dataset.create_rbw(request(1, 1006, 0)).await.is_err());
+
+        for (id, old_len, new_len) in [(1004, 1500, 700), (1005, 1499, 700), (1005, 1500, 1501)] {
+            let old = extended(1, 1001, old_len);
+            let verdict = dataset.finish_recovery(&old, GenerationStamp(id), new_len, None).await;
+            assert!(matches!(verdict, Err(DatanodeError::UnexpectedReplica { .. })));
+        }
+        let old = extended(1, 1001, 1500);
+        let storage = dataset.finish_recovery(&old, recovery, 700, None).await.unwrap();
+        assert_eq!(storage, node.volume.storage_id());
+        assert_eq!(replica.state(), ReplicaState::Finalized);
+        assert_eq!(replica.block(), extended(1, 1005, 700).block);
+        assert_holds(&replica, &[3; 700]);
+        let again = dataset.finish_recovery(&old, recovery, 700, None).await;
+        assert!(matches!(again, Err(DatanodeError::IllegalTransition { .. })));
+    }
+
+    #[tokio::test]
+    async fn only_a_later_recovery_takes_over() {
+        let node = node();
+        put_finalized(&node.volume, 1, 1001, &[1; 700]);
+        put(&node.volume, ReplicaState::Rbw, 2, 1001, &[2; 600]);
+        let dataset = open(vec![node.volume.clone()]);
+        let start = async |id, stamp, recovery| {
+            dataset.start_recovery(&extended(id, stamp, 0), GenerationStamp(recovery)).await
+        };
+        assert!(start(1, 1002, 1005).await.is_err(), "the replica is too old");
+        assert!(start(1, 1001, 1001).await.is_err(), "the recovery is too old");
+        assert_eq!(start(1, 1001, 1005).await.unwrap().unwrap().original, ReplicaState::Finalized);
+        let same = start(1, 1001, 1005).await.unwrap_err();
+        assert!(matches!(same, DatanodeError::RecoveryInProgress { .. }), "{same}");
+        assert!(start(1, 1001, 1006).await.unwrap().is_some());
+        assert_eq!(start(2, 1001, 1005).await.unwrap().unwrap().original, ReplicaState::Rwr);
+        assert!(start(9, 1001, 1005).await.unwrap().is_none(), "no such replica");
+        dataset
+            .finish_recovery(&extended(2, 1001, 600), GenerationStamp(1005), 600, None)
+            .await
+            .unwrap();
+        assert_holds(&dataset.replica(POOL, BlockId(2)).unwrap(), &[2; 600]);
+    }
+
+    #[tokio::test]
+    async fn a_replica_on_its_way_here_does_not_take_part() {
+        let node = node();
+        let writer = node.dataset.create_temporary(request(1, 1001, 0), false).await.unwrap();
+        let found = node.dataset.start_recovery(&extended(1, 1001, 0), GenerationStamp(1005)).await;
+        assert!(found.unwrap().is_none() && !writer.is_stopped());
+    }
+
+    #[tokio::test]
+    async fn copy_on_truncate_makes_a_new_block_and_leaves_the_old_one() {
+        let node = node();
+        put_finalized(&node.volume, 1, 1001, &[1; 1500]);
+        let dataset = open(vec![node.volume.clone()]);
+        let recovery = GenerationStamp(1005);
+        dataset.start_recovery(&extended(1, 1001, 0), recovery).await.unwrap();
+        let old = extended(1, 1001, 1500);
+        dataset.finish_recovery(&old, recovery, 700, Some(BlockId(2))).await.unwrap();
+        assert_holds(&dataset.replica(POOL, BlockId(1)).unwrap(), &[1; 1500]);
+        let copy = dataset.replica(POOL, BlockId(2)).unwrap();
+        assert_eq!(copy.block(), extended(2, 1005, 700).block);
+        assert_holds(&copy, &[1; 700]);
+    }
+}
