@@ -58,6 +58,74 @@ pub fn decode_varint(
     Ok(None)
 }
 
+/// The fields of a protobuf message in the order of their bytes, for the decoders written by hand.
+pub(crate) struct Fields<'a> {
+    what: &'static str,
+    rest: &'a [u8],
+}
+
+pub(crate) enum FieldValue<'a> {
+    Varint(u64),
+    Fixed64([u8; 8]),
+    Bytes(&'a [u8]),
+    Fixed32([u8; 4]),
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn new(what: &'static str, message: &'a [u8]) -> Self {
+        Self { what, rest: message }
+    }
+
+    /// Number and value of the next field; groups are refused.
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, FieldValue<'a>)>, ProtocolError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => FieldValue::Varint(self.varint()?),
+            1 => FieldValue::Fixed64(self.fixed()?),
+            2 => {
+                let len = self.varint()?;
+                let Some((bytes, rest)) =
+                    usize::try_from(len).ok().and_then(|len| self.rest.split_at_checked(len))
+                else {
+                    return Err(self.cut_short());
+                };
+                self.rest = rest;
+                FieldValue::Bytes(bytes)
+            }
+            5 => FieldValue::Fixed32(self.fixed()?),
+            wire_type => {
+                let why = format!("field of unknown wire type {wire_type}");
+                return Err(ProtocolError::malformed(self.what, why));
+            }
+        };
+        Ok(Some((key >> 3, value)))
+    }
+
+    fn varint(&mut self) -> Result<u64, ProtocolError> {
+        let (value, len) = whole_varint(self.what, self.rest)?;
+        self.rest = &self.rest[len..];
+        Ok(value)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], ProtocolError> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or_else(|| self.cut_short())?;
+        self.rest = rest;
+        Ok(*bytes)
+    }
+
+    fn cut_short(&self) -> ProtocolError {
+        ProtocolError::malformed(self.what, "a field is cut short")
+    }
+}
+
+/// A varint that must be there whole.
+pub(crate) fn whole_varint(what: &'static str, buf: &[u8]) -> Result<(u64, usize), ProtocolError> {
+    decode_varint(what, buf)?.ok_or_else(|| ProtocolError::malformed(what, "a field is cut short"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Data packets and pipeline acks of DataTransferProtocol.
+//! Data packets of DataTransferProtocol, and the acks that answer them.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -8,15 +8,13 @@
 //! | n x 4 | checksums, one big-endian CRC per chunk |
 //! | dataLen | data |
 
-use bytes::{BufMut, BytesMut};
-use prost::encoding::{encode_varint, encoded_len_varint};
+mod ack;
+
+pub use ack::{PipelineAck, decode_ack, encode_ack};
 
 use crate::ProtocolError;
-use crate::limits::{
-    ACK_MAX_BYTES, PACKET_HEADER_MAX_BYTES, PACKET_MAX_BYTES, PIPELINE_MAX_DATANODES,
-};
-use crate::messages::Status;
-use crate::wire::decode_varint;
+use crate::limits::{PACKET_HEADER_MAX_BYTES, PACKET_MAX_BYTES};
+use crate::wire::{FieldValue, Fields};
 
 /// PLEN and HLEN together.
 pub const PACKET_LENGTHS_BYTES: usize = 6;
@@ -126,66 +124,7 @@ pub fn encode_packet_prefix(
     PACKET_LENGTHS_BYTES + header_len
 }
 
-/// The ack of one packet: `replies[0]` is the sender's own status, the rest its downstream nodes'.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PipelineAck {
-    pub seqno: i64,
-    pub replies: Vec<Status>,
-    pub downstream_ack_time_nanos: u64,
-}
-
-/// Decodes one varint-delimited ack; `None` when more bytes are needed. A reply is taken from its
-/// `flag` (bits 0-3) when flags are present. An unknown status decodes as [`Status::Error`].
-pub fn decode_ack(buf: &[u8]) -> Result<Option<(PipelineAck, usize)>, ProtocolError> {
-    let Some((len, prefix)) = decode_varint(ACK, buf)? else {
-        return Ok(None);
-    };
-    if len > ACK_MAX_BYTES as u64 {
-        return Err(ProtocolError::TooLong { what: ACK, len, limit: ACK_MAX_BYTES as u64 });
-    }
-    let end = prefix + len as usize;
-    let Some(body) = buf.get(prefix..end) else {
-        return Ok(None);
-    };
-    Ok(Some((decode_ack_body(body)?, end)))
-}
-
-/// Appends the varint-delimited ack with both replies and flags (ECN disabled).
-pub fn encode_ack(
-    seqno: i64,
-    replies: &[Status],
-    downstream_ack_time_nanos: u64,
-    out: &mut BytesMut,
-) {
-    let seqno = zigzag(seqno);
-    // A status is below 16, so its number is one byte of a varint and itself the flag.
-    let mut len = 1 + encoded_len_varint(seqno) + 2 * replies.len();
-    if downstream_ack_time_nanos != 0 {
-        len += 1 + encoded_len_varint(downstream_ack_time_nanos);
-    }
-    if !replies.is_empty() {
-        len += 1 + encoded_len_varint(replies.len() as u64) + replies.len();
-    }
-    out.reserve(len + 3);
-    encode_varint(len as u64, out);
-    out.put_u8(0x08);
-    encode_varint(seqno, out);
-    for &reply in replies {
-        out.put_slice(&[0x10, reply as u8]);
-    }
-    if downstream_ack_time_nanos != 0 {
-        out.put_u8(0x18);
-        encode_varint(downstream_ack_time_nanos, out);
-    }
-    if !replies.is_empty() {
-        out.put_u8(0x22);
-        encode_varint(replies.len() as u64, out);
-        out.extend(replies.iter().map(|&reply| reply as u8));
-    }
-}
-
 const PACKET: &str = "packet header";
-const ACK: &str = "PipelineAckProto";
 
 /// Length of `PacketHeaderProto` without `syncBlock`, and the keys of its fields.
 const HEADER_BYTES: usize = 25;
@@ -272,14 +211,14 @@ fn decode_usual_header(bytes: &[u8]) -> Option<RawHeader> {
 /// Any other order of fields, and fields of a later version, which are skipped.
 fn decode_header(bytes: &[u8]) -> Result<RawHeader, ProtocolError> {
     let (mut offset, mut seqno, mut last, mut data_len, mut sync) = (None, None, None, None, false);
-    let mut fields = Fields { what: PACKET, rest: bytes };
+    let mut fields = Fields::new(PACKET, bytes);
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
-            (1, Value::Fixed64(bytes)) => offset = Some(i64::from_le_bytes(bytes)),
-            (2, Value::Fixed64(bytes)) => seqno = Some(i64::from_le_bytes(bytes)),
-            (3, Value::Varint(value)) => last = Some(value != 0),
-            (4, Value::Fixed32(bytes)) => data_len = Some(i32::from_le_bytes(bytes)),
-            (5, Value::Varint(value)) => sync = value != 0,
+            (1, FieldValue::Fixed64(bytes)) => offset = Some(i64::from_le_bytes(bytes)),
+            (2, FieldValue::Fixed64(bytes)) => seqno = Some(i64::from_le_bytes(bytes)),
+            (3, FieldValue::Varint(value)) => last = Some(value != 0),
+            (4, FieldValue::Fixed32(bytes)) => data_len = Some(i32::from_le_bytes(bytes)),
+            (5, FieldValue::Varint(value)) => sync = value != 0,
             _ => {}
         }
     }
@@ -293,145 +232,13 @@ fn decode_header(bytes: &[u8]) -> Result<RawHeader, ProtocolError> {
     })
 }
 
-fn decode_ack_body(body: &[u8]) -> Result<PipelineAck, ProtocolError> {
-    let mut seqno = None;
-    let mut replies = Vec::new();
-    let mut flags = Vec::new();
-    let mut downstream_ack_time_nanos = 0;
-    let mut fields = Fields { what: ACK, rest: body };
-    while let Some((number, value)) = fields.next()? {
-        match (number, value) {
-            (1, Value::Varint(value)) => seqno = Some(unzigzag(value)),
-            (2, value) => push_statuses(value, &mut replies)?,
-            (3, Value::Varint(value)) => downstream_ack_time_nanos = value,
-            (4, value) => push_statuses(value, &mut flags)?,
-            _ => {}
-        }
-    }
-    let seqno = seqno.ok_or_else(|| ProtocolError::malformed(ACK, "seqno is missing"))?;
-    if !flags.is_empty() && flags.len() != replies.len() {
-        let why = format!("{} flags beside {} replies", flags.len(), replies.len());
-        return Err(ProtocolError::malformed(ACK, why));
-    }
-    let statuses = if flags.is_empty() {
-        replies
-    } else {
-        for flag in &mut flags {
-            *flag &= FLAG_STATUS_MASK;
-        }
-        flags
-    };
-    Ok(PipelineAck {
-        seqno,
-        replies: statuses.into_iter().map(status).collect(),
-        downstream_ack_time_nanos,
-    })
-}
-
-/// A flag's low bits are a status; above it ECN and slowness, which nobody here acts upon.
-const FLAG_STATUS_MASK: u64 = 0xf;
-
-/// One number, or several packed: both encodings are legal for a repeated field.
-fn push_statuses(value: Value, statuses: &mut Vec<u64>) -> Result<(), ProtocolError> {
-    match value {
-        Value::Varint(number) => statuses.push(number),
-        Value::Bytes(mut packed) => {
-            while !packed.is_empty() && statuses.len() <= PIPELINE_MAX_DATANODES {
-                let (number, len) = whole_varint(ACK, packed)?;
-                statuses.push(number);
-                packed = &packed[len..];
-            }
-        }
-        Value::Fixed32(_) | Value::Fixed64(_) => {}
-    }
-    if statuses.len() > PIPELINE_MAX_DATANODES {
-        let why = format!("replies of more than {PIPELINE_MAX_DATANODES} datanodes");
-        return Err(ProtocolError::malformed(ACK, why));
-    }
-    Ok(())
-}
-
-fn status(number: u64) -> Status {
-    i32::try_from(number).ok().and_then(|n| Status::try_from(n).ok()).unwrap_or(Status::Error)
-}
-
-fn zigzag(value: i64) -> u64 {
-    (value << 1 ^ value >> 63) as u64
-}
-
-fn unzigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
-}
-
-/// The fields of a protobuf message in the order of their bytes.
-struct Fields<'a> {
-    what: &'static str,
-    rest: &'a [u8],
-}
-
-enum Value<'a> {
-    Varint(u64),
-    Fixed64([u8; 8]),
-    Bytes(&'a [u8]),
-    Fixed32([u8; 4]),
-}
-
-impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, ProtocolError> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => Value::Fixed64(self.fixed()?),
-            2 => {
-                let len = self.varint()?;
-                let Some((bytes, rest)) =
-                    usize::try_from(len).ok().and_then(|len| self.rest.split_at_checked(len))
-                else {
-                    return Err(self.cut_short());
-                };
-                self.rest = rest;
-                Value::Bytes(bytes)
-            }
-            5 => Value::Fixed32(self.fixed()?),
-            wire_type => {
-                let why = format!("field of unknown wire type {wire_type}");
-                return Err(ProtocolError::malformed(self.what, why));
-            }
-        };
-        Ok(Some((key >> 3, value)))
-    }
-
-    fn varint(&mut self) -> Result<u64, ProtocolError> {
-        let (value, len) = whole_varint(self.what, self.rest)?;
-        self.rest = &self.rest[len..];
-        Ok(value)
-    }
-
-    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], ProtocolError> {
-        let (bytes, rest) = self.rest.split_first_chunk().ok_or_else(|| self.cut_short())?;
-        self.rest = rest;
-        Ok(*bytes)
-    }
-
-    fn cut_short(&self) -> ProtocolError {
-        ProtocolError::malformed(self.what, "a field is cut short")
-    }
-}
-
-fn whole_varint(what: &'static str, buf: &[u8]) -> Result<(u64, usize), ProtocolError> {
-    decode_varint(what, buf)?.ok_or_else(|| ProtocolError::malformed(what, "a field is cut short"))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
     use super::*;
-    use crate::messages::{PacketHeaderProto, PipelineAckProto};
+    use crate::messages::PacketHeaderProto;
 
     const HEADER: PacketHeader = PacketHeader {
         offset_in_block: 0x0102,
@@ -492,52 +299,6 @@ mod tests {
         assert!(decode_packet_prefix(&packet(&negative, 1028, &[])).is_err());
         assert!(decode_packet_prefix(&[0, 0, 0, 4, 0x04, 0x01]).is_err(), "header of 1025 bytes");
         assert!(decode_packet_prefix(&[0, 0, 0, 4, 0, 0]).is_err(), "header without fields");
-    }
-
-    #[test]
-    fn an_ack_has_the_bytes_of_the_protocol() {
-        let mut out = BytesMut::new();
-        encode_ack(1, &[Status::Success, Status::ErrorChecksum], 300, &mut out);
-        let golden = b"\x0d\x08\x02\x10\x00\x10\x02\x18\xac\x02\x22\x02\x00\x02";
-        assert_eq!(&out[..], golden);
-        for end in 0..out.len() {
-            assert_eq!(decode_ack(&out[..end]), Ok(None), "{end} bytes");
-        }
-        let ack = PipelineAck {
-            seqno: 1,
-            replies: vec![Status::Success, Status::ErrorChecksum],
-            downstream_ack_time_nanos: 300,
-        };
-        assert_eq!(decode_ack(&out), Ok(Some((ack, out.len()))));
-    }
-
-    #[test]
-    fn flags_count_before_replies_and_unknown_statuses_are_errors() {
-        let mut bytes = Vec::new();
-        let proto = PipelineAckProto {
-            seqno: OOB_SEQNO,
-            reply: vec![0, 0],
-            downstream_ack_time_nanos: None,
-            flag: vec![0x28, 0x1af],
-        };
-        proto.encode_length_delimited(&mut bytes).unwrap();
-        let (ack, _) = decode_ack(&bytes).unwrap().unwrap();
-        assert_eq!((ack.seqno, ack.replies), (-2, vec![Status::OobRestart, Status::Error]));
-        let without_flags = decode_ack(&[4, 8, 1, 0x10, 99]).unwrap().unwrap().0;
-        assert_eq!((without_flags.seqno, without_flags.replies), (-1, vec![Status::Error]));
-    }
-
-    #[test]
-    fn an_ack_is_bounded() {
-        assert!(matches!(decode_ack(&[0x81, 0x80, 0x01]), Err(ProtocolError::TooLong { .. })));
-        let mut out = BytesMut::new();
-        encode_ack(0, &[Status::Success; PIPELINE_MAX_DATANODES], 0, &mut out);
-        assert!(decode_ack(&out).is_ok_and(|ack| ack.is_some()));
-        out.clear();
-        encode_ack(0, &[Status::Success; PIPELINE_MAX_DATANODES + 1], 0, &mut out);
-        assert!(decode_ack(&out).is_err());
-        assert!(decode_ack(&[2, 0x10, 0]).is_err(), "no seqno");
-        assert!(decode_ack(&[5, 8, 0, 0x22, 1, 0]).is_err(), "a flag without a reply");
     }
 
     proptest! {
@@ -616,33 +377,5 @@ mod tests {
             }
         }
 
-        #[test]
-        fn acks_round_trip_and_agree_with_prost(
-            seqno: i64, nanos: u64, numbers in proptest::collection::vec(0..14i32, 0..20),
-        ) {
-            let replies: Vec<Status> =
-                numbers.iter().map(|&number| Status::try_from(number).unwrap()).collect();
-            let mut out = BytesMut::new();
-            encode_ack(seqno, &replies, nanos, &mut out);
-            let oracle = PipelineAckProto::decode_length_delimited(&out[..]).unwrap();
-            prop_assert_eq!(oracle.seqno, seqno);
-            prop_assert_eq!(&oracle.reply, &numbers);
-            prop_assert_eq!(oracle.downstream_ack_time_nanos.unwrap_or(0), nanos);
-            prop_assert_eq!(oracle.flag, numbers.iter().map(|&n| n as u32).collect::<Vec<_>>());
-            let ack = PipelineAck { seqno, replies, downstream_ack_time_nanos: nanos };
-            prop_assert_eq!(decode_ack(&out), Ok(Some((ack, out.len()))));
-        }
-
-        #[test]
-        fn any_bytes_are_an_ack_or_an_error(
-            bytes in proptest::collection::vec(any::<u8>(), 0..80),
-        ) {
-            let _ = decode_ack(&bytes);
-            let mut plausible = vec![bytes.len() as u8 + 2, 8, 1];
-            plausible.extend_from_slice(&bytes);
-            if let Ok(Some((_, len))) = decode_ack(&plausible) {
-                prop_assert_eq!(len, plausible.len());
-            }
-        }
     }
 }
