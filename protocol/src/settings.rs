@@ -92,7 +92,7 @@ settings! {
     DFS_NAMENODE_NAME_DIR: Text, "dfs.namenode.name.dir" = "file://${hadoop.tmp.dir}/dfs/name",
         "Directory of the namenode's metadata", was "dfs.name.dir";
     DFS_NAMENODE_HANDLER_COUNT: Integer, "dfs.namenode.handler.count" = "10",
-        "Remote calls that run at a time, in hundreds: a waiting call holds no thread";
+        "Remote calls that run at a time, in units of 100: here a waiting call holds no thread";
     DFS_REPLICATION_MAX: Integer, "dfs.replication.max" = "512",
         "Most replicas that a file may ask for";
     DFS_NAMENODE_REPLICATION_MIN: Integer, "dfs.namenode.replication.min" = "1",

@@ -1,6 +1,6 @@
 //! An IPC server on tokio: accepts connections, reads frames, hands calls to an [`RpcService`].
 //!
-//! Each connection is a task (see [`super::connection`]), each call another. Replies leave in the
+//! Each connection is a task (`connection.rs`), each call another. Replies leave in the
 //! order in which calls finish. A call that panics is answered with `ERROR_RPC_SERVER`.
 
 use std::collections::HashMap;
