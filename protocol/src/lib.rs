@@ -5,7 +5,6 @@
 //! crate of the workspace.
 
 pub mod block;
-pub mod block_report;
 pub mod checksum;
 pub mod error;
 pub mod file_checksum;

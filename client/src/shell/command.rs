@@ -94,6 +94,23 @@ const USAGE: Command = Command {
     ..HELP
 };
 
+/// Commands of `hdfs dfs` that there are not, and why.
+const NOT_OFFERED: &[(&str, &str)] = &[
+    ("createSnapshot", "there are no snapshots"),
+    ("deleteSnapshot", "there are no snapshots"),
+    ("expunge", "trash checkpoints are not made: -rm -r -skipTrash .Trash empties the trash"),
+    ("getfacl", "there are no ACLs"),
+    ("getfattr", "there are no extended attributes"),
+    ("renameSnapshot", "there are no snapshots"),
+    ("setfacl", "there are no ACLs"),
+    ("setfattr", "there are no extended attributes"),
+];
+
+/// Why a command that Hadoop has is missing here.
+pub fn why_not_offered(name: &str) -> Option<&'static str> {
+    NOT_OFFERED.iter().find(|(known, _)| *known == name).map(|(_, why)| *why)
+}
+
 /// The command of that name, without its dash.
 pub fn find(name: &str) -> Option<&'static Command> {
     ALL.iter().find(|command| command.name == name)
@@ -191,6 +208,7 @@ mod tests {
     #[test]
     fn commands_are_sorted_and_documented() {
         assert!(ALL.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert!(NOT_OFFERED.iter().all(|(name, _)| find(name).is_none()));
         for command in ALL {
             assert!(command.operands_min <= command.operands_max, "{}", command.name);
             assert!(command.about.ends_with('.'), "{}", command.name);

@@ -3,7 +3,7 @@
 use super::arguments::{Arguments, OptionSpec, Takes, flag};
 use super::command::{ANY_NUMBER, Command};
 use super::error::ShellError;
-use super::item::{Item, expand};
+use super::item::{Item, expand, expand_all};
 use super::{Shell, trash};
 
 pub const RM: Command = Command {
@@ -42,22 +42,17 @@ pub const RMDIR: Command = Command {
 async fn rm(shell: &mut Shell, arguments: Arguments) -> Result<(), ShellError> {
     let (force, recursive) = (arguments.has("f"), arguments.has("r"));
     let skip_trash = arguments.has("skipTrash");
+    let mut items = Vec::new();
     for operand in &arguments.operands {
-        let items = match expand(shell, operand).await {
-            Err(ShellError::NotFound(_)) if force => continue,
-            Err(error) => {
-                shell.report(error)?;
-                continue;
-            }
-            Ok(items) => items,
-        };
-        for item in items {
-            if !item.exists() && force {
-                continue;
-            }
-            if let Err(error) = rm_one(shell, &item, recursive, skip_trash).await {
-                shell.report(error)?;
-            }
+        match expand(shell, operand).await {
+            Err(ShellError::NotFound(_)) if force => {}
+            Err(error) => shell.report(error)?,
+            Ok(found) => items.extend(found.into_iter().filter(|item| item.exists() || !force)),
+        }
+    }
+    for item in items {
+        if let Err(error) = rm_one(shell, &item, recursive, skip_trash).await {
+            shell.report(error)?;
         }
     }
     Ok(())
@@ -83,7 +78,7 @@ async fn rm_one(
 
 async fn rmdir(shell: &mut Shell, arguments: Arguments) -> Result<(), ShellError> {
     let keep_quiet = arguments.has("-ignore-fail-on-non-empty");
-    for item in super::item::expand_all(shell, arguments.operands).await? {
+    for item in expand_all(shell, arguments.operands).await? {
         match rmdir_one(&item).await {
             Err(ShellError::NotEmpty(_)) if keep_quiet => {}
             Err(error) => shell.report(error)?,

@@ -123,7 +123,12 @@ fn run_command(
         console.flush()?;
         return Ok(0);
     }
-    let Some(command) = command::find(word.strip_prefix('-').unwrap_or(&word)) else {
+    let name = word.strip_prefix('-').unwrap_or(&word);
+    if let Some(why) = command::why_not_offered(name) {
+        console.complain(&format!("-{name}: not offered by ringfs: {why}"))?;
+        return Ok(EXIT_USAGE);
+    }
+    let Some(command) = command::find(name) else {
         console.complain(&format!("{word}: Unknown command"))?;
         print_usage(&mut console, None)?;
         return Ok(EXIT_USAGE);
@@ -272,5 +277,168 @@ impl Shell {
         let file_system = FileSystem::open_uri(scheme, authority, &self.configuration)?;
         self.file_systems.push((key, file_system.clone()));
         Ok(file_system)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Capture(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Capture {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(data);
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Capture {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    /// Output, errors and exit code of a command on the local file system.
+    fn run_local(words: &[&str]) -> (String, String, u8) {
+        let (output, errors) = (Capture::default(), Capture::default());
+        let console = Console::new(Box::new(output.clone()), Box::new(errors.clone()));
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        let code = run_command(console, &local_only(), words).unwrap();
+        (output.text(), errors.text(), code)
+    }
+
+    fn local_only() -> GenericOptions {
+        let default_fs = (settings::FS_DEFAULT_FS.name.to_owned(), "file:///".to_owned());
+        GenericOptions { properties: vec![default_fs], files: Vec::new() }
+    }
+
+    fn run_well(words: &[&str]) -> String {
+        let (output, errors, code) = run_local(words);
+        assert_eq!((errors.as_str(), code), ("", 0), "{words:?}");
+        output
+    }
+
+    /// A directory with `small` ("hello\n") and `tree/one`, `tree/sub/two`; and its path.
+    fn sample() -> (tempfile::TempDir, impl Fn(&str) -> String) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("tree/sub")).unwrap();
+        for name in ["small", "tree/one", "tree/sub/two"] {
+            fs::write(directory.path().join(name), "hello\n").unwrap();
+        }
+        let base = directory.path().display().to_string();
+        (directory, move |name: &str| format!("{base}/{name}"))
+    }
+
+    #[test]
+    fn a_dash_before_the_command_may_be_left_out() {
+        let (_directory, at) = sample();
+        assert_eq!(run_well(&["-cat", &at("small")]), "hello\n");
+        assert_eq!(run_well(&["cat", &at("small"), &at("tree/one")]), "hello\nhello\n");
+    }
+
+    #[test]
+    fn wrong_command_lines_end_with_the_usage() {
+        for (words, first) in [
+            (&["-nosuch"][..], "-nosuch: Unknown command"),
+            (&["-ls", "-Z"], "-ls: Illegal option -Z"),
+            (&["-mkdir"], "-mkdir: Not enough arguments: expected 1 but got 0"),
+            (&["-ls", ""], "-ls: Can not create a Path from an empty string"),
+        ] {
+            let (output, errors, code) = run_local(words);
+            assert_eq!((output.as_str(), code), ("", EXIT_USAGE));
+            let mut lines = errors.lines();
+            assert_eq!(lines.next(), Some(first));
+            assert_eq!(lines.next(), Some(USAGE_PREFIX));
+        }
+        let (_, errors, code) = run_local(&["-getfacl", "/"]);
+        assert_eq!(
+            (errors.as_str(), code),
+            ("-getfacl: not offered by ringfs: there are no ACLs\n", EXIT_USAGE)
+        );
+    }
+
+    #[test]
+    fn a_command_goes_on_after_an_error() {
+        let (_directory, at) = sample();
+        let (output, errors, code) = run_local(&["-cat", &at("nosuch"), &at("small"), &at("z*")]);
+        assert_eq!(output, "hello\n");
+        let expected = format!(
+            "cat: `{}': No such file or directory\ncat: `{}': No such file or directory\n",
+            at("z*"),
+            at("nosuch")
+        );
+        assert_eq!((errors, code), (expected, EXIT_FAILURE));
+    }
+
+    #[test]
+    fn trees_are_copied_and_moved_whole() {
+        let (_directory, at) = sample();
+        run_well(&["-cp", &at("tree"), &at("copy")]);
+        run_well(&["-get", "-t", "4", &at("tree"), &at("got")]);
+        run_well(&["-moveFromLocal", &at("copy"), &at("moved")]);
+        for name in ["moved/one", "moved/sub/two", "got/one", "got/sub/two"] {
+            assert_eq!(fs::read(at(name)).unwrap(), b"hello\n", "{name}");
+        }
+        assert!(!fs::exists(at("copy")).unwrap());
+        let listed = run_well(&["-ls", "-C", "-R", &at("got")]);
+        let expected = ["got/one", "got/sub", "got/sub/two"].map(|name| at(name) + "\n").concat();
+        assert_eq!(listed, expected);
+    }
+
+    #[test]
+    fn what_exists_is_not_replaced_without_f() {
+        let (_directory, at) = sample();
+        fs::write(at("other"), "other\n").unwrap();
+        let (_, errors, code) = run_local(&["-put", &at("small"), &at("other")]);
+        assert_eq!(errors, format!("put: `{}': File exists\n", at("other")));
+        assert_eq!(code, EXIT_FAILURE);
+        run_well(&["-put", "-f", &at("small"), &at("other")]);
+        assert_eq!(fs::read(at("other")).unwrap(), b"hello\n");
+        let (_, errors, _) = run_local(&["-cp", &at("tree"), &at("tree/sub")]);
+        assert!(errors.ends_with("': is a subdirectory of itself\n"), "{errors}");
+    }
+
+    #[test]
+    fn a_failed_copy_leaves_nothing() {
+        let (_directory, at) = sample();
+        fs::create_dir(at("full._COPYING_")).unwrap();
+        let (_, errors, code) = run_local(&["-put", &at("small"), &at("full")]);
+        assert_eq!(code, EXIT_FAILURE, "{errors}");
+        assert!(!fs::exists(at("full")).unwrap() && !fs::exists(at("full._COPYING_")).unwrap());
+    }
+
+    #[test]
+    fn getmerge_puts_files_together() {
+        let (_directory, at) = sample();
+        run_well(&["-getmerge", "-nl", &at("tree"), &at("small"), &at("merged")]);
+        assert_eq!(fs::read(at("merged")).unwrap(), b"hello\n\nhello\n\n");
+    }
+
+    #[test]
+    fn nobody_reading_is_no_failure() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (_directory, at) = sample();
+        let console = Console::new(Box::new(Closed), Box::new(Capture::default()));
+        let words = vec!["-cat".to_owned(), at("small")];
+        let outcome = run_command(console, &local_only(), words);
+        assert!(matches!(outcome, Err(ShellError::Output(_))));
     }
 }
