@@ -5,6 +5,7 @@
 //! crate of the workspace.
 
 pub mod block;
+pub mod block_report;
 pub mod checksum;
 pub mod error;
 pub mod file_checksum;
