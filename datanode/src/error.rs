@@ -44,6 +44,8 @@ pub enum DatanodeError {
     NoSpace { block: Block, needed_bytes: u64, volumes: String },
     #[error("block pool {asked} is not served here, but {serving}")]
     UnknownPool { asked: String, serving: String },
+    #[error("replica {block} is corrupt: {source}")]
+    Corrupt { block: Block, source: io::Error },
     #[error("{path}: {why}")]
     Storage { path: String, why: String },
     #[error(
@@ -102,6 +104,7 @@ impl DatanodeError {
     pub fn status(&self) -> Status {
         match self {
             Self::ReplicaExists { .. } => Status::ErrorExists,
+            Self::Corrupt { .. } => Status::ErrorChecksum,
             _ => Status::Error,
         }
     }

@@ -1,16 +1,23 @@
 //! The datanode: stores replicas of blocks, serves and receives them, obeys its namenode.
 
 pub mod activity;
+pub mod block_checksum;
+mod block_recovery;
 pub mod block_reports;
+pub mod block_transfer;
+mod commands;
 pub mod config;
+mod data_work;
 pub mod dataset;
 mod deletion;
 pub mod error;
+mod ipc_server;
 mod java_properties;
 mod namenode_link;
 pub mod replica;
 mod replica_files;
 mod replica_length;
+mod replica_packets;
 pub mod replica_recovery;
 pub mod ring;
 mod start_scan;

@@ -1,16 +1,18 @@
 //! The two files of a replica, through the ring: created, moved, cut, copied.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
 use ringfs_protocol::meta_file::{self, META_HEADER_BYTES};
 
 use crate::error::{DatanodeError, Result};
-use crate::replica::ReplicaFiles;
+use crate::replica::{Replica, ReplicaFiles};
 use crate::replica_length::meta_len;
 use crate::ring;
 
+/// A replica moves at most twice between two looks: when it is finalized, and when appended to.
+const OPEN_TRIES: u32 = 3;
 const COPY_CHUNK_BYTES: usize = 1 << 20;
 
 pub async fn open_existing(path: &Path, direct: bool) -> Result<ring::File> {
@@ -18,6 +20,32 @@ pub async fn open_existing(path: &Path, direct: bool) -> Result<ring::File> {
     ring::File::open(path, options)
         .await
         .map_err(DatanodeError::io(format!("opening {}", path.display())))
+}
+
+/// Opens both files for reading, through the page cache, with the meta file's path. A transition may
+/// rename them at any moment, so that one of them is not where it was: then look again.
+pub async fn open_reader(replica: &Replica) -> Result<(ring::File, ring::File, PathBuf)> {
+    let read = ring::OpenOptions { read: true, ..Default::default() };
+    let mut tries = 0;
+    loop {
+        let files = replica.files();
+        let opened = async {
+            let data = ring::File::open(&files.data, read).await?;
+            Ok((data, ring::File::open(&files.meta, read).await?))
+        };
+        match opened.await {
+            Ok((data, meta)) => return Ok((data, meta, files.meta)),
+            Err(error) if is_not_found(&error) && tries < OPEN_TRIES => tries += 1,
+            Err(source) => {
+                let what = format!("opening {} and its meta file", files.data.display());
+                return Err(DatanodeError::Io { what, source });
+            }
+        }
+    }
+}
+
+fn is_not_found(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 pub async fn create_new(path: &Path, direct: bool) -> Result<ring::File> {
@@ -62,7 +90,7 @@ pub async fn rename_into(from: &Path, to: &Path) -> Result<()> {
     }
     let mut renamed = ring::fs::rename(from, to).await;
     if let (Err(error), Some(dir)) = (&renamed, to.parent())
-        && error.kind() == io::ErrorKind::NotFound
+        && is_not_found(error)
     {
         make_dirs(dir).await?;
         renamed = ring::fs::rename(from, to).await;

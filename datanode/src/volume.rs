@@ -120,6 +120,11 @@ impl Volume {
         }
     }
 
+    /// What an unfinished upgrade keeps for a rollback.
+    pub fn previous_dirs(&self) -> [PathBuf; 2] {
+        [self.root().join("previous"), self.pool_dir.join("previous")]
+    }
+
     pub fn finalized_root(&self) -> PathBuf {
         self.pool_dir.join("current/finalized")
     }

@@ -69,3 +69,26 @@ impl File {
 pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, ()> {
     tokio::time::timeout(duration, future).await.map_err(drop)
 }
+
+pub mod net {
+    use std::io;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[derive(Debug)]
+    pub struct TcpStream(tokio::net::TcpStream);
+
+    impl TcpStream {
+        pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+            tokio::net::TcpStream::connect(address).await.map(Self)
+        }
+
+        pub async fn send_all(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+            self.0.write_all(&bytes).await
+        }
+
+        pub async fn recv(&mut self, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+            (self.0.read(&mut buf).await, buf)
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Copies of replicas to other datanodes: TRANSFER_BLOCK (a client repairs its pipeline) and the
+//! namenode's TRANSFER command (re-replication, through a chain of targets).
+//!
+//! Both send WRITE_BLOCK and the replica's packets. On behalf of a client the receiver answers once,
+//! at the end; a re-replication gets no answers: the receiver reports the block to the namenode.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use prost::Message;
+use ringfs_protocol::block::{Block, ExtendedBlock, ReplicaState};
+use ringfs_protocol::limits::OPERATION_MAX_BYTES;
+use ringfs_protocol::messages::{
+    BaseHeaderProto, BlockCommandProto, BlockConstructionStage, ClientOperationHeaderProto,
+    DNTransferAckProto, DatanodeIDProto, DatanodeInfoProto, OpTransferBlockProto,
+    OpWriteBlockProto, Status, StorageTypeProto, TokenProto,
+};
+use ringfs_protocol::operation::{Opcode, encode_operation};
+use ringfs_protocol::wire::decode_delimited;
+use tracing::{info, warn};
+
+use crate::activity::Activity;
+use crate::data_work::DataWork;
+use crate::dataset::Dataset;
+use crate::error::{DatanodeError, Result};
+use crate::replica::Replica;
+use crate::replica_packets::ReplicaPackets;
+use crate::ring;
+use crate::ring::net::TcpStream;
+
+const RECV_BYTES: usize = 16 << 10;
+
+#[derive(Clone)]
+pub struct Transfers {
+    pub dataset: Arc<Dataset>,
+    pub activity: Arc<Activity>,
+    /// Bound of connecting, and of each send and receive; a target adds [`PER_TARGET`].
+    pub timeout: Duration,
+    pub own_id: DatanodeIDProto,
+}
+
+/// What a chain of downstream datanodes may add to a timeout, each.
+const PER_TARGET: Duration = Duration::from_secs(5);
+
+/// Where a block goes: the first target and what it has to pass on.
+struct Destination {
+    targets: Vec<DatanodeInfoProto>,
+    storage_types: Vec<i32>,
+    storage_ids: Vec<String>,
+}
+
+impl Transfers {
+    /// The namenode's TRANSFER command: each block is sent by a task of its own.
+    pub fn start_all(&self, command: &BlockCommandProto, data_work: &DataWork) {
+        for (index, block) in command.blocks.iter().enumerate() {
+            let block =
+                ExtendedBlock { pool_id: command.block_pool_id.clone(), block: Block::from(block) };
+            let targets = command.targets.get(index).map(|targets| targets.datanodes.clone());
+            let types = command.target_storage_types.get(index);
+            let ids = command.target_storage_uuids.get(index);
+            let destination = Destination {
+                targets: targets.unwrap_or_default(),
+                storage_types: types.map(|types| types.storage_types.clone()).unwrap_or_default(),
+                storage_ids: ids.map(|ids| ids.storage_uuids.clone()).unwrap_or_default(),
+            };
+            let transfers = self.clone();
+            data_work.start(move || async move { transfers.replicate(block, destination).await });
+        }
+    }
+
+    async fn replicate(&self, block: ExtendedBlock, destination: Destination) {
+        let target = destination.targets.first().map(|target| name(&target.id)).unwrap_or_default();
+        let sent = async {
+            let replica = self.dataset.require(&block)?;
+            self.expect_whole(&replica, &block)?;
+            let whole = ExtendedBlock { block: replica.block(), ..block.clone() };
+            let stage = BlockConstructionStage::PipelineSetupCreate;
+            self.send(&whole, replica, "", stage, &destination).await.map(drop)
+        };
+        match sent.await {
+            Ok(()) => info!(%block, target, "copied"),
+            Err(error) => warn!(%block, target, %error, "copy failed"),
+        }
+    }
+
+    /// TRANSFER_BLOCK: brings the client's new datanode up to what its pipeline has acknowledged.
+    pub async fn transfer_for_client(&self, request: &OpTransferBlockProto) -> Result<()> {
+        let asked = ExtendedBlock::from(&request.header.base_header.block);
+        let replica = self.dataset.require(&asked)?;
+        let found = replica.block();
+        let unfit = |why: &str| DatanodeError::UnexpectedReplica { block: found, why: why.into() };
+        if found.generation_stamp < asked.block.generation_stamp {
+            return Err(unfit("its generation stamp is below the one asked for"));
+        }
+        let stage = match replica.original_state() {
+            ReplicaState::Rbw => BlockConstructionStage::TransferRbw,
+            ReplicaState::Finalized => BlockConstructionStage::TransferFinalized,
+            _ => return Err(unfit("it is neither RBW nor FINALIZED")),
+        };
+        let visible = replica.visible_len().ok_or_else(|| unfit("it is not readable"))?;
+        let block = ExtendedBlock { block: Block { num_bytes: visible, ..found }, ..asked };
+        let destination = Destination {
+            targets: request.targets.clone(),
+            storage_types: request.target_storage_types.clone(),
+            storage_ids: request.target_storage_ids.clone(),
+        };
+        let client = &request.header.client_name;
+        let mut peer = self.send(&block, replica, client, stage, &destination).await?;
+        let ack: DNTransferAckProto = peer.message("DNTransferAckProto").await?;
+        if ack.status != Status::Success as i32 {
+            return Err(peer.failed(format!("it could not store {block}: status {}", ack.status)));
+        }
+        info!(%block, target = peer.name, client, "transferred");
+        Ok(())
+    }
+
+    /// A replica shorter than the namenode believes is as bad as a corrupt one.
+    fn expect_whole(&self, replica: &Replica, block: &ExtendedBlock) -> Result<()> {
+        let found = replica.block();
+        if replica.state() != ReplicaState::Finalized {
+            let why =
+                format!("it is {:?}, and only FINALIZED replicas are copied", replica.state());
+            return Err(DatanodeError::UnexpectedReplica { block: found, why });
+        }
+        if found.num_bytes < block.block.num_bytes {
+            self.dataset.reports().push_bad(replica.volume().storage_id(), block.block);
+            let why = format!("shorter than the {} bytes of the namenode", block.block.num_bytes);
+            return Err(DatanodeError::UnexpectedReplica { block: found, why });
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        block: &ExtendedBlock,
+        replica: Arc<Replica>,
+        client: &str,
+        stage: BlockConstructionStage,
+        destination: &Destination,
+    ) -> Result<Peer> {
+        let _busy = self.activity.transfer();
+        let mut packets = ReplicaPackets::open(replica.clone(), block.block.num_bytes).await?;
+        let patience = self.timeout + PER_TARGET * destination.targets.len() as u32;
+        let mut peer = Peer::connect(&destination.targets, patience).await?;
+        let request = self.write_request(block, &packets, client, stage, destination);
+        let mut operation = BytesMut::new();
+        encode_operation(Opcode::WriteBlock, &request, &mut operation);
+        peer.send(operation.to_vec()).await?;
+        loop {
+            match packets.next_run().await {
+                Ok(Some(run)) => peer.send(run).await?,
+                Ok(None) => return Ok(peer),
+                Err(error) => {
+                    if matches!(error, DatanodeError::Corrupt { .. }) {
+                        let storage = replica.volume().storage_id();
+                        self.dataset.reports().push_bad(storage, replica.block());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn write_request(
+        &self,
+        block: &ExtendedBlock,
+        packets: &ReplicaPackets,
+        client: &str,
+        stage: BlockConstructionStage,
+        destination: &Destination,
+    ) -> OpWriteBlockProto {
+        let first_type = destination.storage_types.first().copied();
+        OpWriteBlockProto {
+            header: ClientOperationHeaderProto {
+                base_header: BaseHeaderProto {
+                    block: block.into(),
+                    token: Some(TokenProto::default()),
+                    trace_info: None,
+                },
+                client_name: client.to_owned(),
+            },
+            targets: destination.targets.iter().skip(1).cloned().collect(),
+            source: Some(DatanodeInfoProto { id: self.own_id.clone(), ..Default::default() }),
+            stage: stage as i32,
+            pipeline_size: destination.targets.len() as u32,
+            min_bytes_rcvd: 0,
+            max_bytes_rcvd: 0,
+            latest_generation_stamp: 0,
+            requested_checksum: packets.checksum().to_proto(),
+            caching_strategy: None,
+            storage_type: Some(first_type.unwrap_or(StorageTypeProto::Disk as i32)),
+            target_storage_types: destination.storage_types.iter().skip(1).copied().collect(),
+            allow_lazy_persist: None,
+            pinning: None,
+            target_pinnings: Vec::new(),
+            storage_id: destination.storage_ids.first().cloned(),
+            target_storage_ids: destination.storage_ids.iter().skip(1).cloned().collect(),
+        }
+    }
+}
+
+/// A connection to another datanode's transfer port.
+pub struct Peer {
+    stream: TcpStream,
+    received: BytesMut,
+    name: String,
+    patience: Duration,
+}
+
+impl Peer {
+    async fn connect(targets: &[DatanodeInfoProto], patience: Duration) -> Result<Self> {
+        let Some(target) = targets.first() else {
+            return Err(DatanodeError::Peer { peer: "nobody".into(), why: "no target".into() });
+        };
+        let name = name(&target.id);
+        let failed = |why: String| DatanodeError::Peer { peer: name.clone(), why };
+        let address: IpAddr =
+            target.id.ip_addr.parse().map_err(|_| failed("not a numeric address".into()))?;
+        let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port".into()))?;
+        let connecting = TcpStream::connect(SocketAddr::new(address, port));
+        let stream = ring::timeout(patience, connecting)
+            .await
+            .map_err(|_| failed(format!("no connection within {} s", patience.as_secs())))?
+            .map_err(|error| failed(format!("connecting: {error}")))?;
+        Ok(Self { stream, received: BytesMut::new(), name, patience })
+    }
+
+    async fn send(&mut self, bytes: Vec<u8>) -> Result<()> {
+        let sent = ring::timeout(self.patience, self.stream.send_all(bytes)).await;
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.failed(format!("sending: {error}"))),
+            Err(_) => Err(self.failed("takes nothing".into())),
+        }
+    }
+
+    /// Reads one delimited message.
+    async fn message<M: Message + Default>(&mut self, what: &'static str) -> Result<M> {
+        loop {
+            if let Some((message, used)) =
+                decode_delimited(what, &self.received, OPERATION_MAX_BYTES)?
+            {
+                let _ = self.received.split_to(used);
+                return Ok(message);
+            }
+            let received =
+                ring::timeout(self.patience, self.stream.recv(vec![0; RECV_BYTES])).await;
+            match received {
+                Ok((Ok(0), _)) => return Err(self.failed(format!("closed before {what}"))),
+                Ok((Ok(count), buf)) => self.received.extend_from_slice(&buf[..count]),
+                Ok((Err(error), _)) => return Err(self.failed(format!("receiving: {error}"))),
+                Err(_) => return Err(self.failed(format!("no {what}"))),
+            }
+        }
+    }
+
+    fn failed(&self, why: String) -> DatanodeError {
+        DatanodeError::Peer { peer: self.name.clone(), why }
+    }
+}
+
+fn name(id: &DatanodeIDProto) -> String {
+    format!("{}:{}", id.ip_addr, id.xfer_port)
+}

@@ -1,0 +1,122 @@
+//! Carries out what the namenode asks for on its heartbeat replies. Commands come from the link in
+//! order; what takes long runs beside it.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use ringfs_protocol::block::{Block, ExtendedBlock};
+use ringfs_protocol::messages::{
+    BlockCommandAction, BlockCommandProto, BlockRecoveryCommandProto, DatanodeCommandProto,
+    DatanodeCommandType,
+};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::block_recovery::BlockRecovery;
+use crate::block_transfer::Transfers;
+use crate::data_work::DataWork;
+use crate::dataset::Dataset;
+use crate::error::DatanodeError;
+use crate::transitions::WRITER_STOP_TIMEOUT;
+
+/// Deletions after which the control thread looks at its other work: two renames each.
+const DELETIONS_IN_A_ROW: usize = 64;
+
+pub struct Commands {
+    pub dataset: Arc<Dataset>,
+    pub data_work: DataWork,
+    pub transfers: Transfers,
+    pub recovery: Arc<BlockRecovery>,
+}
+
+impl Commands {
+    /// Runs until the link is gone.
+    pub async fn run(self, mut commands: mpsc::UnboundedReceiver<DatanodeCommandProto>) {
+        while let Some(command) = commands.recv().await {
+            self.execute(command);
+        }
+    }
+
+    fn execute(&self, command: DatanodeCommandProto) {
+        // A type that a later namenode may know is not known here: nothing to do.
+        let Ok(kind) = DatanodeCommandType::try_from(command.cmd_type) else { return };
+        match kind {
+            DatanodeCommandType::BlockCommand => {
+                if let Some(command) = command.blk_cmd {
+                    self.block_command(command);
+                }
+            }
+            DatanodeCommandType::BlockRecoveryCommand => {
+                if let Some(command) = command.recovery_cmd {
+                    self.recover(command);
+                }
+            }
+            DatanodeCommandType::FinalizeCommand => self.finalize_upgrade(),
+            // No block tokens, no caching, no balancer throttle, no striped blocks here; REGISTER is
+            // the link's own.
+            DatanodeCommandType::KeyUpdateCommand
+            | DatanodeCommandType::BalancerBandwidthCommand
+            | DatanodeCommandType::BlockIdCommand
+            | DatanodeCommandType::BlockEcReconstructionCommand
+            | DatanodeCommandType::NullDatanodeCommand
+            | DatanodeCommandType::UnusedUpgradeCommand
+            | DatanodeCommandType::RegisterCommand => debug!(?kind, "nothing to do"),
+        }
+    }
+
+    fn block_command(&self, command: BlockCommandProto) {
+        match BlockCommandAction::try_from(command.action) {
+            Ok(BlockCommandAction::Invalidate) => {
+                tokio::spawn(delete_all(self.dataset.clone(), command));
+            }
+            Ok(BlockCommandAction::Transfer) => self.transfers.start_all(&command, &self.data_work),
+            // Apache's datanodes refuse it as well.
+            Ok(BlockCommandAction::Shutdown) | Err(_) => debug!(command.action, "ignored"),
+        }
+    }
+
+    fn recover(&self, command: BlockRecoveryCommandProto) {
+        let recovery = self.recovery.clone();
+        tokio::spawn(async move {
+            for block in &command.blocks {
+                recovery.recover(block).await;
+            }
+        });
+    }
+
+    /// An upgrade that is final needs no way back: `previous` goes. Nearly always there is none.
+    fn finalize_upgrade(&self) {
+        for volume in self.dataset.volumes() {
+            for previous in volume.previous_dirs() {
+                if !previous.exists() {
+                    continue;
+                }
+                tokio::task::spawn_blocking(move || match fs::remove_dir_all(&previous) {
+                    Ok(()) => info!(dir = %previous.display(), "upgrade finalized"),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => warn!(dir = %previous.display(), %error, "stays behind"),
+                });
+            }
+        }
+    }
+}
+
+async fn delete_all(dataset: Arc<Dataset>, command: BlockCommandProto) {
+    let mut deleted = 0;
+    for (index, block) in command.blocks.iter().enumerate() {
+        let block =
+            ExtendedBlock { pool_id: command.block_pool_id.clone(), block: Block::from(block) };
+        match tokio::time::timeout(WRITER_STOP_TIMEOUT, dataset.delete(&block)).await {
+            Ok(Ok(())) => deleted += 1,
+            // The namenode may ask twice.
+            Ok(Err(DatanodeError::ReplicaNotFound { .. })) => {}
+            Ok(Err(error)) => warn!(%block, %error, "not deleted"),
+            Err(_) => warn!(%block, "not deleted: its writer does not stop"),
+        }
+        if index % DELETIONS_IN_A_ROW == DELETIONS_IN_A_ROW - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    info!(asked = command.blocks.len(), deleted, "blocks invalidated");
+}
