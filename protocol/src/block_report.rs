@@ -46,7 +46,7 @@ pub fn encode_buffers(replicas: &[ReportedReplica]) -> Vec<Vec<u8>> {
 }
 
 pub fn encode_longs(replicas: &[ReportedReplica]) -> Vec<u64> {
-    let (finalized, open): (Vec<_>, Vec<_>) =
+    let (finalized, open): (Vec<ReportedReplica>, Vec<ReportedReplica>) =
         replicas.iter().partition(|(_, state)| *state == ReplicaState::Finalized);
     let mut longs = Vec::with_capacity(5 + 3 * finalized.len() + 4 * open.len());
     longs.extend([finalized.len() as u64, open.len() as u64]);
@@ -55,7 +55,7 @@ pub fn encode_longs(replicas: &[ReportedReplica]) -> Vec<u64> {
     }
     longs.extend([DELIMITER; 3]);
     for (block, state) in open {
-        let number = state_number(*state);
+        let number = state_number(state);
         longs.extend([block.id.0, block.num_bytes, block.generation_stamp.0, number]);
     }
     longs
