@@ -1,5 +1,5 @@
-//! What the namenode is told about replicas: full reports in both encodings, and the queue of
-//! changes (received, being received, deleted) in between.
+//! What the namenode is told of replicas between full reports: the queue of changes (received, being
+//! received, deleted) and of corrupt replicas.
 //!
 //! The queue holds the latest change of each block, so it is bounded by the blocks of this node.
 //! RECEIVED wakes the sender at once, for a writer's `complete` waits for it; DELETED is gathered for
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ringfs_protocol::block::{Block, BlockId, ReplicaState};
+use ringfs_protocol::block::{Block, BlockId};
 use ringfs_protocol::messages::{
     BlockStatus, DatanodeStorageProto, ReceivedDeletedBlockInfoProto,
     StorageReceivedDeletedBlocksProto,
@@ -19,11 +19,6 @@ use tokio::sync::Notify;
 
 /// A volume is freed of some 10 blocks in this time: one message for all of them.
 pub const DELETED_GATHER_TIME: Duration = Duration::from_millis(200);
-
-/// Java's reader takes a report in pieces of this size; a varint may span two.
-const BUFFER_BYTES: usize = 64 << 10;
-
-const LENGTH_BITS: u32 = 48;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockChange {
@@ -179,60 +174,6 @@ impl StorageChanges {
     }
 }
 
-/// A replica as a full report lists it.
-pub type ReportedReplica = (Block, ReplicaState);
-
-/// `blocksBuffers`: per replica id (zig-zag), length, generation stamp and state as varints, cut in
-/// buffers of 64 KiB. Empty for an empty storage.
-pub fn encode_buffers(replicas: &[ReportedReplica]) -> Vec<Vec<u8>> {
-    let mut buffers = Vec::new();
-    let mut buffer = Vec::with_capacity(BUFFER_BYTES.min(replicas.len() * 12));
-    for (block, state) in replicas {
-        let id = block.id.0 as i64;
-        let zigzag = ((id << 1) ^ (id >> 63)) as u64;
-        let len = block.num_bytes & ((1 << LENGTH_BITS) - 1);
-        for value in [zigzag, len, block.generation_stamp.0, state_number(*state)] {
-            prost::encoding::encode_varint(value, &mut buffer);
-        }
-        if buffer.len() >= BUFFER_BYTES {
-            let rest = buffer.split_off(BUFFER_BYTES);
-            buffers.push(std::mem::replace(&mut buffer, rest));
-        }
-    }
-    if !buffer.is_empty() {
-        buffers.push(buffer);
-    }
-    buffers
-}
-
-/// The encoding for namenodes without STORAGE_BLOCK_REPORT_BUFFERS: counts, finalized replicas in
-/// threes, a delimiter of three -1, the others in fours.
-pub fn encode_longs(replicas: &[ReportedReplica]) -> Vec<u64> {
-    let (finalized, open): (Vec<_>, Vec<_>) =
-        replicas.iter().partition(|(_, state)| *state == ReplicaState::Finalized);
-    let mut longs = Vec::with_capacity(5 + 3 * finalized.len() + 4 * open.len());
-    longs.extend([finalized.len() as u64, open.len() as u64]);
-    for (block, _) in finalized {
-        longs.extend([block.id.0, block.num_bytes, block.generation_stamp.0]);
-    }
-    longs.extend([u64::MAX; 3]);
-    for (block, state) in open {
-        let number = state_number(state);
-        longs.extend([block.id.0, block.num_bytes, block.generation_stamp.0, number]);
-    }
-    longs
-}
-
-fn state_number(state: ReplicaState) -> u64 {
-    match state {
-        ReplicaState::Finalized => 0,
-        ReplicaState::Rbw => 1,
-        ReplicaState::Rwr => 2,
-        ReplicaState::Rur => 3,
-        ReplicaState::Temporary => 4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,53 +185,6 @@ mod tests {
 
     fn received() -> BlockChange {
         BlockChange::Received { delete_hint: None }
-    }
-
-    #[test]
-    fn buffers_have_the_bytes_that_java_reads() {
-        let replicas = [
-            (block(1_073_741_825, 1001, 134_217_728), ReplicaState::Finalized),
-            (block(-2_i64 as u64, 1, 0), ReplicaState::Rwr),
-        ];
-        let expected: Vec<u8> = [
-            &[0x82, 0x80, 0x80, 0x80, 0x08][..], // 2 * 1073741825
-            &[0x80, 0x80, 0x80, 0x40],           // 134217728
-            &[0xe9, 0x07, 0x00],                 // 1001, FINALIZED
-            &[0x03, 0x00, 0x01, 0x02],           // -2, 0, 1, RWR
-        ]
-        .concat();
-        assert_eq!(encode_buffers(&replicas), [expected]);
-        assert!(encode_buffers(&[]).is_empty());
-    }
-
-    #[test]
-    fn a_long_report_is_cut_in_buffers_of_64_kib() {
-        let replicas: Vec<_> = (0..20_000)
-            .map(|i| (block(1 << 30 | i, 1000 + i, 1 << 27), ReplicaState::Finalized))
-            .collect();
-        let buffers = encode_buffers(&replicas);
-        assert!(buffers.len() > 1);
-        let (last, full) = buffers.split_last().unwrap();
-        assert!(full.iter().all(|buffer| buffer.len() == BUFFER_BYTES));
-        assert!(last.len() <= BUFFER_BYTES);
-        let bytes = buffers.concat();
-        let mut rest = &bytes[..];
-        for (block, _) in &replicas {
-            let mut next = || prost::encoding::decode_varint(&mut rest).unwrap();
-            assert_eq!(next() >> 1, block.id.0);
-            assert_eq!(next(), block.num_bytes);
-            assert_eq!(next(), block.generation_stamp.0);
-            assert_eq!(next(), 0);
-        }
-        assert!(rest.is_empty());
-    }
-
-    #[test]
-    fn longs_list_open_replicas_behind_the_delimiter() {
-        let replicas =
-            [(block(7, 1001, 5), ReplicaState::Rbw), (block(8, 1002, 6), ReplicaState::Finalized)];
-        let end = u64::MAX;
-        assert_eq!(encode_longs(&replicas), [1, 1, 8, 6, 1002, end, end, end, 7, 5, 1001, 1]);
     }
 
     #[test]

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, ReplicaState};
+use ringfs_protocol::block_report::ReportedReplica;
 use ringfs_protocol::messages::StorageTypeProto;
 use tokio::sync::MutexGuard;
 use tracing::{info, warn};
 
-use crate::block_reports::{BlockChange, ReportQueue, ReportedReplica};
+use crate::block_reports::{BlockChange, ReportQueue};
 use crate::deletion::Deleter;
 use crate::error::{DatanodeError, Result};
 use crate::replica::{Replica, ReplicaEvent};

@@ -5,15 +5,19 @@ pub mod block_checksum;
 mod block_recovery;
 pub mod block_reports;
 pub mod block_transfer;
+mod command;
 mod commands;
 pub mod config;
 mod data_work;
 pub mod dataset;
 mod deletion;
 pub mod error;
+#[cfg(test)]
+mod fake_namenode;
 mod ipc_server;
 mod java_properties;
 mod namenode_link;
+mod process;
 pub mod replica;
 mod replica_files;
 mod replica_length;
@@ -25,4 +29,5 @@ mod storage_directory;
 pub mod transitions;
 pub mod volume;
 
+pub use command::DatanodeCommand;
 pub use error::DatanodeError;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
+use ringfs_protocol::block_report::{encode_buffers, encode_longs};
 use ringfs_protocol::error::java;
 use ringfs_protocol::messages::{
     BlockKeyProto, BlockReceivedAndDeletedRequestProto, BlockReceivedAndDeletedResponseProto,
@@ -32,7 +33,6 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::activity::Activity;
-use crate::block_reports::{encode_buffers, encode_longs};
 use crate::config::DatanodeConfig;
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
@@ -57,6 +57,21 @@ pub struct NodeIdentity {
     pub ipc_port: u16,
     pub http_port: u16,
     pub layout: DatanodeLayout,
+}
+
+impl NodeIdentity {
+    pub fn to_proto(&self) -> DatanodeIDProto {
+        DatanodeIDProto {
+            // The namenode puts the address it sees the connection come from.
+            ip_addr: self.transfer_address.ip().to_string(),
+            host_name: self.host_name.clone(),
+            datanode_uuid: self.datanode_uuid.clone(),
+            xfer_port: self.transfer_address.port().into(),
+            info_port: self.http_port.into(),
+            ipc_port: self.ipc_port.into(),
+            info_secure_port: Some(0),
+        }
+    }
 }
 
 /// Wishes from other parts of the datanode.
@@ -415,16 +430,7 @@ impl NamenodeLink {
         let identity = &self.identity;
         let namenode_version = &self.namespace.software_version;
         DatanodeRegistrationProto {
-            datanode_id: DatanodeIDProto {
-                // The namenode puts the address it sees the connection come from.
-                ip_addr: identity.transfer_address.ip().to_string(),
-                host_name: identity.host_name.clone(),
-                datanode_uuid: identity.datanode_uuid.clone(),
-                xfer_port: identity.transfer_address.port().into(),
-                info_port: identity.http_port.into(),
-                ipc_port: identity.ipc_port.into(),
-                info_secure_port: Some(0),
-            },
+            datanode_id: identity.to_proto(),
             storage_info: StorageInfoProto {
                 layout_version: identity.layout.version() as u32,
                 ..self.namespace.storage_info.clone()

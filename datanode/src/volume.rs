@@ -59,7 +59,6 @@ impl Volume {
     pub fn open(
         directory: StorageDirectory,
         pool_id: &str,
-        layout: DatanodeLayout,
         reserved_bytes: u64,
         use_direct_io: bool,
     ) -> Result<Self> {
@@ -80,9 +79,9 @@ impl Volume {
             probe.is_ok()
         };
         Ok(Self {
+            layout: directory.layout(),
             directory,
             pool_dir,
-            layout,
             reserved_bytes,
             direct_io,
             dfs_used_bytes: AtomicU64::new(0),
@@ -264,13 +263,13 @@ pub(crate) mod tests {
 
     pub fn volume_at(root: PathBuf) -> Arc<Volume> {
         let directory = formatted_directory(&root, StorageTypeProto::Disk);
-        Arc::new(Volume::open(directory, POOL, DatanodeLayout::V57, 0, true).unwrap())
+        Arc::new(Volume::open(directory, POOL, 0, true).unwrap())
     }
 
     /// Without O_DIRECT: its files take bytes at any offset.
     pub fn buffered_volume_at(root: PathBuf) -> Arc<Volume> {
         let directory = formatted_directory(&root, StorageTypeProto::Disk);
-        Arc::new(Volume::open(directory, POOL, DatanodeLayout::V57, 0, false).unwrap())
+        Arc::new(Volume::open(directory, POOL, 0, false).unwrap())
     }
 
     impl Volume {

@@ -92,3 +92,10 @@ pub mod net {
         }
     }
 }
+
+pub fn spawn_anywhere(job: crate::data_work::Job) {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(job());
+    });
+}

@@ -1,0 +1,543 @@
+//! One datanode process from start to stop.
+//!
+//! Start: lock the directories and read who they belong to, bind the ports, wait for the namenode,
+//! join its namespace, scan the volumes, serve. The control thread runs all of this on a tokio
+//! runtime of its own; file work and streams run on the data threads. Stop (a signal, an operator's
+//! shutdownDatanode, or a namenode that will not have this node): no new streams, running ones are
+//! cut, the lock files go. What was acknowledged is on disk by then, as always.
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringfs_protocol::messages::{DatanodeCommandProto, NamespaceInfoProto};
+use ringfs_protocol::meta_file::DatanodeLayout;
+use ringfs_protocol::rpc::client::RpcClient;
+use ringfs_protocol::rpc::protocol_name;
+use ringfs_protocol::rpc::server::{self as rpc_server, RpcServerOptions};
+use ringfs_protocol::site_config::{Configuration, user_name};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tracing::info;
+
+use crate::activity::Activity;
+use crate::block_recovery::BlockRecovery;
+use crate::block_transfer::Transfers;
+use crate::commands::Commands;
+use crate::config::DatanodeConfig;
+use crate::data_work::DataWork;
+use crate::dataset::Dataset;
+use crate::error::{DatanodeError, Result};
+use crate::ipc_server::IpcService;
+use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
+use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
+use crate::volume::Volume;
+
+/// Other datanodes and operators: far fewer than a namenode's callers.
+const IPC_CONNECTIONS_MAX: usize = 512;
+
+const IPC_STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The directories, locked, and what their VERSION files say of this datanode.
+struct Storage {
+    directories: Vec<LockedDirectory>,
+    datanode_uuid: String,
+    layout: DatanodeLayout,
+}
+
+pub fn run(configuration: &Configuration) -> Result<()> {
+    let config = Arc::new(DatanodeConfig::from_configuration(configuration)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DatanodeError::io("starting the control thread's runtime"))?;
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        serve(config, stop).await
+    })
+}
+
+/// Serves until `stop` resolves, or an operator says so.
+async fn serve(
+    config: Arc<DatanodeConfig>,
+    stop: impl Future<Output = &'static str>,
+) -> Result<()> {
+    let storage = Storage::lock(&config)?;
+    let transfer_listener = bind(config.transfer_address)?;
+    let ipc_listener = bind(config.ipc_address)?;
+    let identity = NodeIdentity {
+        datanode_uuid: storage.datanode_uuid.clone(),
+        host_name: config.host_name.clone(),
+        transfer_address: local_address(&transfer_listener)?,
+        ipc_port: local_address(&ipc_listener)?.port(),
+        http_port: config.http_port,
+        layout: storage.layout,
+    };
+    info!(
+        transfer = %identity.transfer_address, ipc_port = identity.ipc_port,
+        uuid = identity.datanode_uuid, namenode = config.namenode_address, "listening"
+    );
+    let namenode = RpcClient::new(
+        &config.namenode_address,
+        protocol_name::DATANODE,
+        &user_name(),
+        config.rpc.clone(),
+    );
+    tokio::pin!(stop);
+    let namespace = tokio::select! {
+        namespace = namespace_info(&namenode, &config.namenode_address) => namespace?,
+        why = &mut stop => {
+            info!(why, "stopped before the namenode answered");
+            return Ok(());
+        }
+    };
+    let dataset = Arc::new(storage.join(&config, &namespace)?);
+    let data_work = DataWork::new(crate::ring::spawn_anywhere);
+    let parts = Parts::assemble(config, identity, namenode, namespace, dataset, data_work);
+    parts.run(ipc_listener, stop).await
+}
+
+impl Storage {
+    fn lock(config: &DatanodeConfig) -> Result<Self> {
+        let directories = config
+            .data_dirs
+            .iter()
+            .map(|location| LockedDirectory::open(location, config.data_dir_mode))
+            .collect::<Result<Vec<_>>>()?;
+        let version = directories.iter().find_map(LockedDirectory::version);
+        let (datanode_uuid, layout) = match version {
+            Some(version) => (version.datanode_uuid.clone(), version.layout),
+            None => (uuid::Uuid::new_v4().to_string(), DatanodeLayout::V57),
+        };
+        Ok(Self { directories, datanode_uuid, layout })
+    }
+
+    fn join(self, config: &DatanodeConfig, namespace: &NamespaceInfoProto) -> Result<Dataset> {
+        let identity = NamespaceIdentity::from(namespace);
+        let volumes = self.directories.into_iter().map(|directory| {
+            let directory =
+                directory.join_namespace(&identity, &self.datanode_uuid, self.layout)?;
+            let (pool, reserved) = (&identity.pool_id, config.reserved_bytes);
+            Volume::open(directory, pool, reserved, config.direct_io).map(Arc::new)
+        });
+        let volumes = volumes.collect::<Result<Vec<_>>>()?;
+        Dataset::open(
+            &identity.pool_id,
+            volumes,
+            config.delete_duplicate_replicas,
+            config.sync_on_close,
+        )
+    }
+}
+
+/// What runs on the control thread.
+struct Parts {
+    link: NamenodeLink,
+    commands: Commands,
+    command_queue: mpsc::UnboundedReceiver<DatanodeCommandProto>,
+    ipc: Arc<IpcService>,
+    shutdown: Arc<Notify>,
+}
+
+impl Parts {
+    fn assemble(
+        config: Arc<DatanodeConfig>,
+        identity: NodeIdentity,
+        namenode: RpcClient,
+        namespace: NamespaceInfoProto,
+        dataset: Arc<Dataset>,
+        data_work: DataWork,
+    ) -> Self {
+        let (activity, requests) = (Arc::<Activity>::default(), Arc::<LinkRequests>::default());
+        let shutdown = Arc::new(Notify::new());
+        let (command_sender, command_queue) = mpsc::unbounded_channel();
+        let commands = Commands {
+            dataset: dataset.clone(),
+            data_work: data_work.clone(),
+            transfers: Transfers {
+                dataset: dataset.clone(),
+                activity: activity.clone(),
+                timeout: config.socket_timeout,
+                own_id: identity.to_proto(),
+            },
+            recovery: Arc::new(BlockRecovery {
+                dataset: dataset.clone(),
+                data_work: data_work.clone(),
+                namenode: namenode.clone(),
+                own_uuid: identity.datanode_uuid.clone(),
+                user: user_name(),
+                connect_timeout: config.rpc.connect_timeout,
+            }),
+        };
+        let ipc = Arc::new(IpcService {
+            dataset: dataset.clone(),
+            data_work,
+            link: requests.clone(),
+            shutdown: shutdown.clone(),
+            owner: user_name(),
+            started: Instant::now(),
+        });
+        let link = NamenodeLink {
+            rpc: namenode,
+            config,
+            dataset,
+            identity,
+            namespace,
+            activity,
+            requests,
+            commands: command_sender,
+        };
+        Self { link, commands, command_queue, ipc, shutdown }
+    }
+
+    /// Until `stop` resolves, an operator wants it, or the namenode refuses this datanode.
+    async fn run(
+        self,
+        ipc_listener: TcpListener,
+        stop: impl Future<Output = &'static str>,
+    ) -> Result<()> {
+        let ipc_listener = tokio_listener(ipc_listener)?;
+        let options = RpcServerOptions {
+            connections_max: IPC_CONNECTIONS_MAX,
+            ..RpcServerOptions::default()
+        };
+        let ipc_stop = Arc::new(Notify::new());
+        let mut serving_ipc = {
+            let stop = ipc_stop.clone();
+            let stopped = async move { stop.notified().await };
+            tokio::spawn(rpc_server::serve(ipc_listener, self.ipc, options, stopped))
+        };
+        let obeying = tokio::spawn(self.commands.run(self.command_queue));
+        let outcome = tokio::select! {
+            refused = self.link.run() => match refused {
+                Ok(never) => match never {},
+                Err(error) => Err(error),
+            },
+            served = &mut serving_ipc => match served {
+                Ok(served) => served.map_err(DatanodeError::io("serving IPC")),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            },
+            () = self.shutdown.notified() => {
+                info!("stopping: an operator asked for it");
+                Ok(())
+            }
+            why = stop => {
+                info!(why, "stopping");
+                Ok(())
+            }
+        };
+        obeying.abort();
+        // Calls under way, such as the one that stops this node, still get their answers.
+        ipc_stop.notify_one();
+        if !serving_ipc.is_finished() {
+            let _ = tokio::time::timeout(IPC_STOP_TIMEOUT, serving_ipc).await;
+        }
+        outcome
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(DatanodeError::io(format!("listening on {address}")))
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(DatanodeError::io("reading the address of a listener"))
+}
+
+fn tokio_listener(listener: TcpListener) -> Result<tokio::net::TcpListener> {
+    listener
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::TcpListener::from_std(listener))
+        .map_err(DatanodeError::io("serving IPC"))
+}
+
+/// Resolves with the name of the signal that came.
+fn stop_signal() -> Result<impl Future<Output = &'static str>> {
+    let listen = |kind| signal(kind).map_err(DatanodeError::io("listening for signals"));
+    let (mut interrupt, mut terminate) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::dataset::tests::{extended, put, put_finalized};
+    use crate::fake_namenode::FakeNamenode;
+    use crate::storage_directory::tests::formatted_directory;
+    use crate::volume::tests::{POOL, volume_at};
+    use ringfs_protocol::block::ReplicaState;
+    use ringfs_protocol::block_report;
+    use ringfs_protocol::error::java;
+    use ringfs_protocol::messages::*;
+    use ringfs_protocol::rpc::client::{RpcClientOptions, RpcError};
+    use tokio::sync::oneshot;
+
+    struct Running {
+        stop: oneshot::Sender<()>,
+        outcome: tokio::task::JoinHandle<Result<()>>,
+    }
+
+    impl Running {
+        async fn stop(self) -> Result<()> {
+            let _ = self.stop.send(());
+            self.outcome.await.unwrap()
+        }
+    }
+
+    fn start(namenode: &FakeNamenode, data_dirs: &str) -> Running {
+        let mut configuration = Configuration::default();
+        for (name, value) in [
+            ("fs.defaultFS", format!("hdfs://{}", namenode.address).as_str()),
+            ("dfs.datanode.data.dir", data_dirs),
+            ("dfs.datanode.address", "127.0.0.1:0"),
+            ("dfs.datanode.ipc.address", "127.0.0.1:0"),
+            ("dfs.datanode.hostname", "dn.example"),
+            ("dfs.heartbeat.interval", "50ms"),
+            ("ringfs.datanode.direct-io", "false"),
+        ] {
+            configuration.set(name, value);
+        }
+        let config = Arc::new(DatanodeConfig::from_configuration(&configuration).unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let outcome = tokio::spawn(serve(config, async move {
+            let _ = stopped.await;
+            "the test"
+        }));
+        Running { stop, outcome }
+    }
+
+    fn reported(request: &BlockReportRequestProto) -> Vec<block_report::ReportedReplica> {
+        let reports = request.reports.iter();
+        reports.flat_map(|report| block_report::replicas(report).map(|r| r.unwrap())).collect()
+    }
+
+    fn block_command(action: BlockCommandAction, blocks: &[(u64, u64)]) -> DatanodeCommandProto {
+        let proto = |&(id, stamp): &(u64, u64)| extended(id, stamp, 0).block.into();
+        DatanodeCommandProto {
+            blk_cmd: Some(BlockCommandProto {
+                action: action as i32,
+                block_pool_id: POOL.into(),
+                blocks: blocks.iter().map(proto).collect(),
+                ..Default::default()
+            }),
+            ..command(DatanodeCommandType::BlockCommand)
+        }
+    }
+
+    fn command(kind: DatanodeCommandType) -> DatanodeCommandProto {
+        DatanodeCommandProto { cmd_type: kind as i32, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn a_fresh_datanode_formats_registers_and_reports_its_empty_volumes() {
+        let temp = tempfile::tempdir().unwrap();
+        let namenode = FakeNamenode::start().await;
+        let (one, two) = (temp.path().join("1"), temp.path().join("2"));
+        let dirs = format!("{},[SSD]file://{}", one.display(), two.display());
+        let datanode = start(&namenode, &dirs);
+        let registration = namenode.next::<RegisterDatanodeRequestProto>("registerDatanode").await;
+        let registration = registration.registration;
+        let id = &registration.datanode_id;
+        assert_eq!(id.host_name, "dn.example");
+        assert!(id.xfer_port != 0 && id.ipc_port != 0, "the ports as bound");
+        assert_eq!(registration.software_version, "3.3.6");
+        assert_eq!(registration.storage_info.layout_version as i32, -57);
+        let heartbeat = namenode.next::<HeartbeatRequestProto>("sendHeartbeat").await;
+        assert_eq!(heartbeat.reports.len(), 2);
+        assert_eq!(
+            heartbeat.reports[1].storage.as_ref().unwrap().storage_type(),
+            StorageTypeProto::Ssd
+        );
+        assert!(heartbeat.reports[0].capacity() > 0 && heartbeat.reports[0].remaining() > 0);
+        let report = namenode.next::<BlockReportRequestProto>("blockReport").await;
+        let context = report.context.as_ref().unwrap();
+        assert_eq!((context.lease_id(), context.total_rpcs, context.cur_rpc), (77, 1, 0));
+        assert_eq!(report.reports.len(), 2, "every storage reports, also an empty one");
+        assert!(report.reports.iter().all(|storage| storage.number_of_blocks == Some(0)));
+        datanode.stop().await.unwrap();
+        assert!(!one.join("in_use.lock").exists() && !two.join("in_use.lock").exists());
+
+        let again = start(&namenode, &dirs);
+        let second = namenode.next::<RegisterDatanodeRequestProto>("registerDatanode").await;
+        assert_eq!(second.registration.datanode_id.datanode_uuid, id.datanode_uuid);
+        again.stop().await.unwrap();
+    }
+
+    /// A data directory of this namespace, filled before the datanode starts.
+    fn filled(root: &Path) {
+        let volume = volume_at(root.to_owned());
+        put_finalized(&volume, 1, 1001, &[1; 700]);
+        put_finalized(&volume, 2, 1001, &[2; 700]);
+        put(&volume, ReplicaState::Rbw, 3, 1003, &[3; 900]);
+    }
+
+    #[tokio::test]
+    async fn commands_are_carried_out_and_their_outcome_is_reported() {
+        let temp = tempfile::tempdir().unwrap();
+        filled(temp.path());
+        let namenode = FakeNamenode::start().await;
+        let datanode = start(&namenode, &temp.path().display().to_string());
+        let report = namenode.next::<BlockReportRequestProto>("blockReport").await;
+        let mut replicas = reported(&report);
+        replicas.sort_by_key(|(block, _)| block.id);
+        assert_eq!(replicas.len(), 3);
+        assert_eq!(replicas[2], (extended(3, 1003, 900).block, ReplicaState::Rwr));
+
+        namenode.command(block_command(BlockCommandAction::Invalidate, &[(1, 1001), (2, 999)]));
+        let change =
+            namenode.next::<BlockReceivedAndDeletedRequestProto>("blockReceivedAndDeleted").await;
+        let deleted = &change.blocks[0].blocks;
+        assert_eq!((deleted.len(), deleted[0].block.block_id), (1, 1), "2 has another stamp");
+        assert_eq!(deleted[0].status, BlockStatus::Deleted as i32);
+
+        for kind in [DatanodeCommandType::KeyUpdateCommand, DatanodeCommandType::FinalizeCommand] {
+            namenode.command(command(kind));
+        }
+        namenode.command(DatanodeCommandProto { cmd_type: 99, ..Default::default() });
+        namenode.command(command(DatanodeCommandType::RegisterCommand));
+        namenode.next::<VersionRequestProto>("versionRequest").await;
+        namenode.next::<VersionRequestProto>("versionRequest").await;
+        let report = namenode.next::<BlockReportRequestProto>("blockReport").await;
+        assert_eq!(reported(&report).len(), 2, "a full report follows a registration");
+        datanode.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_recovery_command_ends_in_a_finalized_block_and_a_commit() {
+        let temp = tempfile::tempdir().unwrap();
+        filled(temp.path());
+        let namenode = FakeNamenode::start().await;
+        let datanode = start(&namenode, &temp.path().display().to_string());
+        let registration = namenode.next::<RegisterDatanodeRequestProto>("registerDatanode").await;
+        let id = DatanodeIDProto {
+            ip_addr: "127.0.0.1".into(),
+            ..registration.registration.datanode_id.clone()
+        };
+        // The same node twice, the second time as a peer: that call finds the recovery under way.
+        let recovering = |locs: Vec<DatanodeIDProto>, recovery_id| DatanodeCommandProto {
+            recovery_cmd: Some(BlockRecoveryCommandProto {
+                blocks: vec![RecoveringBlockProto {
+                    new_gen_stamp: recovery_id,
+                    block: LocatedBlockProto {
+                        b: (&extended(3, 1003, 0)).into(),
+                        locs: locs
+                            .into_iter()
+                            .map(|id| DatanodeInfoProto { id, ..Default::default() })
+                            .collect(),
+                        ..Default::default()
+                    },
+                    truncate_block: None,
+                }],
+            }),
+            ..command(DatanodeCommandType::BlockRecoveryCommand)
+        };
+        let as_peer = DatanodeIDProto { datanode_uuid: "another".into(), ..id.clone() };
+        namenode.command(recovering(vec![id.clone(), as_peer.clone()], 1005));
+        namenode.command(recovering(vec![as_peer], 1006));
+        let commit = namenode
+            .next::<CommitBlockSynchronizationRequestProto>("commitBlockSynchronization")
+            .await;
+        assert_eq!((commit.new_gen_stamp, commit.new_length), (1006, 900));
+        assert!(commit.close_file && !commit.delete_block);
+        assert_eq!(commit.new_targets[0].ipc_port, id.ipc_port);
+        assert!(commit.new_target_storages[0].starts_with("DS-"));
+        let change =
+            namenode.next::<BlockReceivedAndDeletedRequestProto>("blockReceivedAndDeleted").await;
+        let received = &change.blocks[0].blocks[0];
+        assert_eq!((received.block.gen_stamp, received.block.num_bytes()), (1006, 900));
+        datanode.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn ipc_answers_clients_and_operators() {
+        let temp = tempfile::tempdir().unwrap();
+        filled(temp.path());
+        let namenode = FakeNamenode::start().await;
+        let datanode = start(&namenode, &temp.path().display().to_string());
+        let registration = namenode.next::<RegisterDatanodeRequestProto>("registerDatanode").await;
+        let port = registration.registration.datanode_id.ipc_port;
+        let client = |user: &str| {
+            let options = RpcClientOptions::default();
+            let address = format!("127.0.0.1:{port}");
+            RpcClient::new(&address, protocol_name::CLIENT_DATANODE, user, options)
+        };
+        let alice = client("alice");
+        let visible = async |id, stamp| {
+            let request =
+                GetReplicaVisibleLengthRequestProto { block: (&extended(id, stamp, 0)).into() };
+            let reply = alice.call("getReplicaVisibleLength", &request).await;
+            reply.map(|reply: GetReplicaVisibleLengthResponseProto| reply.length)
+        };
+        assert_eq!(visible(1, 1001).await.unwrap(), 700);
+        assert_eq!(visible(3, 1003).await.unwrap(), u64::MAX, "RWR is not readable");
+        let class = |error: RpcError| match error {
+            RpcError::Remote(remote) => remote.class,
+            other => other.to_string(),
+        };
+        assert_eq!(class(visible(1, 1002).await.unwrap_err()), java::IO);
+        assert_eq!(class(visible(9, 1001).await.unwrap_err()), java::REPLICA_NOT_FOUND);
+
+        namenode.next::<BlockReportRequestProto>("blockReport").await;
+        let trigger = TriggerBlockReportRequestProto { incremental: false, nn_address: None };
+        let _: TriggerBlockReportResponseProto =
+            alice.call("triggerBlockReport", &trigger).await.unwrap();
+        let report = namenode.next::<BlockReportRequestProto>("blockReport").await;
+        assert_eq!(reported(&report).len(), 3);
+
+        let shutdown = ShutdownDatanodeRequestProto { for_upgrade: false };
+        let refused: std::result::Result<ShutdownDatanodeResponseProto, _> =
+            alice.call("shutdownDatanode", &shutdown).await;
+        assert_eq!(class(refused.unwrap_err()), java::ACCESS_CONTROL);
+        let unknown: std::result::Result<ShutdownDatanodeResponseProto, _> =
+            alice.call("evictWriters", &shutdown).await;
+        assert_eq!(class(unknown.unwrap_err()), java::RPC_NO_SUCH_METHOD);
+        let _: ShutdownDatanodeResponseProto =
+            client(&user_name()).call("shutdownDatanode", &shutdown).await.unwrap();
+        datanode.outcome.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_namenode_that_knows_no_leases_gets_its_report_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        filled(temp.path());
+        let namenode = FakeNamenode::start().await;
+        *namenode.state.lease.lock() = 0;
+        *namenode.state.version.lock() = "2.7.3".into();
+        let datanode = start(&namenode, &temp.path().display().to_string());
+        let report = namenode.next::<BlockReportRequestProto>("blockReport").await;
+        assert_eq!(report.context.unwrap().lease_id(), 0);
+        let heartbeats = namenode.methods().iter().filter(|m| *m == "sendHeartbeat").count();
+        assert_eq!(heartbeats, 1);
+        datanode.stop().await.unwrap();
+
+        // A later version that grants none has ten tries.
+        *namenode.state.version.lock() = "3.4.0".into();
+        let datanode = start(&namenode, &temp.path().display().to_string());
+        namenode.next::<BlockReportRequestProto>("blockReport").await;
+        let heartbeats = namenode.methods().iter().filter(|m| *m == "sendHeartbeat").count();
+        assert!(heartbeats > 10, "{heartbeats}");
+        datanode.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_foreign_clusters_directory_ends_the_start() {
+        let temp = tempfile::tempdir().unwrap();
+        drop(formatted_directory(temp.path(), StorageTypeProto::Disk));
+        let namenode = FakeNamenode::start().await;
+        *namenode.state.cluster_id.lock() = "CID-other".into();
+        let datanode = start(&namenode, &temp.path().display().to_string());
+        let ended = tokio::time::timeout(Duration::from_secs(5), datanode.outcome).await;
+        let error = ended.unwrap().unwrap().unwrap_err().to_string();
+        assert!(error.contains("CID-other") && error.contains("CID-test"), "{error}");
+        assert!(!temp.path().join("in_use.lock").exists());
+    }
+}
