@@ -25,8 +25,9 @@ pub enum ClientError {
     TimedOut { what: String, timeout_ms: u64 },
     #[error(transparent)]
     Configuration(Arc<ConfigError>),
-    #[error("{uri}: {why}")]
-    Uri { uri: String, why: String },
+    /// An argument that cannot be meant.
+    #[error("{what}: {why}")]
+    Invalid { what: String, why: String },
     /// A datanode answered an operation with another status than SUCCESS.
     #[error("datanode {datanode} answers {operation} of {block} with {status:?}: {message}")]
     Refused {

@@ -1,51 +1,399 @@
-//! Reading a file.
+//! Reading a file: replicas are tried until one gives the bytes, with checksums that hold.
+//!
+//! Sequential reads ask for the rest of a block at once and take it packet by packet: the socket's
+//! buffer is the read-ahead, and its bound. Positional reads ask for their exact range. A datanode
+//! that failed is not asked again until all others failed too; then the locations are asked for anew,
+//! after a pause, a few times. A replica with a wrong checksum is reported to the namenode.
 
-use bytes::Bytes;
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard};
 
-use crate::ClientError;
+use bytes::{Buf, Bytes};
+use ringfs_protocol::block::ExtendedBlock;
+use ringfs_protocol::error::java;
+use ringfs_protocol::messages::{
+    DatanodeIDProto, GetReplicaVisibleLengthRequestProto, GetReplicaVisibleLengthResponseProto,
+    LocatedBlockProto, LocatedBlocksProto,
+};
+use ringfs_protocol::rpc::client::RpcClient;
+use ringfs_protocol::rpc::protocol_name;
+use tracing::{debug, warn};
+
+use crate::block_reader::BlockReader;
+use crate::client::Shared;
+use crate::limits::{LAST_BLOCK_ATTEMPTS, LAST_BLOCK_PAUSE, LOCATED_BLOCKS_AHEAD};
+use crate::located_blocks::{BlockRange, LocatedBlocks};
+use crate::streamer::transfer_address;
+use crate::{Client, ClientError};
 
 /// A file open for reading, of the length that it had when it was opened.
 #[derive(Debug)]
-pub struct FileReader {}
+pub struct FileReader {
+    client: Client,
+    path: String,
+    block_size: u64,
+    verify: bool,
+    len: u64,
+    blocks: Mutex<LocatedBlocks>,
+    /// `ip:port` of datanodes that failed this reader.
+    dead: Mutex<HashSet<String>>,
+    position: u64,
+    /// Reads from the position to the end of its block.
+    current: Option<(BlockReader, BlockRange, usize)>,
+    /// Bytes from the position on that were received and not yet read.
+    chunk: Bytes,
+    failures: Failures,
+}
+
+/// How often all replicas of a block failed, in one read.
+#[derive(Debug, Default)]
+struct Failures {
+    rounds: u32,
+    last: Option<String>,
+}
 
 impl FileReader {
+    pub(crate) async fn open(client: Client, path: &str) -> Result<Self, ClientError> {
+        let block_size = client.server_defaults().await?.block_size;
+        let shared = client.shared();
+        let ahead = LOCATED_BLOCKS_AHEAD.saturating_mul(block_size);
+        let mut attempts = 1;
+        let located = loop {
+            let located = shared.namenode.block_locations(path, 0, ahead).await?;
+            if !awaits_last_block(&located) {
+                break located;
+            }
+            if attempts == LAST_BLOCK_ATTEMPTS {
+                let why = "no datanode has told of the file's last block yet".to_owned();
+                return Err(ClientError::FileChanged { path: path.to_owned(), why });
+            }
+            attempts += 1;
+            tokio::time::sleep(LAST_BLOCK_PAUSE).await;
+        };
+        let blocks = locate(shared, path, located).await?;
+        Ok(Self {
+            path: path.to_owned(),
+            block_size,
+            verify: shared.settings.verify_checksums,
+            len: blocks.len(),
+            blocks: Mutex::new(blocks),
+            dead: Mutex::default(),
+            position: 0,
+            current: None,
+            chunk: Bytes::new(),
+            failures: Failures::default(),
+            client,
+        })
+    }
+
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> u64 {
-        todo!()
+        self.len
     }
 
     pub fn position(&self) -> u64 {
-        todo!()
+        self.position
     }
 
-    /// Whether what is read is compared with its checksums, which it is unless switched off.
+    /// Whether what is read is compared with its checksums; else the settings say.
     pub fn verify_checksums(&mut self, verify: bool) {
-        let _ = verify;
-        todo!()
+        self.verify = verify;
     }
 
     /// Where the next [`FileReader::read`] or [`FileReader::next_chunk`] starts; beyond the end of
     /// the file is an error.
     pub fn seek(&mut self, position: u64) -> Result<(), ClientError> {
-        let _ = position;
-        todo!()
+        if position > self.len {
+            let what = format!("{}: seek to {position}", self.path);
+            let why = format!("the file ends at {}", self.len);
+            return Err(ClientError::Invalid { what, why });
+        }
+        match position.checked_sub(self.position) {
+            Some(ahead) if ahead <= self.chunk.len() as u64 => self.chunk.advance(ahead as usize),
+            _ => {
+                self.chunk = Bytes::new();
+                self.current = None;
+            }
+        }
+        self.position = position;
+        Ok(())
     }
 
     /// Fills `buf` from the position on, as far as the next bytes are at hand: at least one byte,
     /// 0 only at the end of the file.
     pub async fn read(&mut self, buf: &mut [u8]) -> Result<usize, ClientError> {
-        let _ = buf;
-        todo!()
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        if self.chunk.is_empty() {
+            self.chunk = self.receive().await?.unwrap_or_default();
+        }
+        let len = buf.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut buf[..len]);
+        self.position += len as u64;
+        Ok(len)
     }
 
     /// The next bytes (up to a packet's 64 KiB) without a copy; `None` at the end of the file.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
-        todo!()
+        let chunk = match std::mem::take(&mut self.chunk) {
+            chunk if !chunk.is_empty() => Some(chunk),
+            _ => self.receive().await?,
+        };
+        self.position += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        Ok(chunk)
     }
 
     /// Fills `buf` from `offset` on; less only at the end of the file. Does not move the position.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, ClientError> {
-        let _ = (offset, buf);
-        todo!()
+        let wanted = (buf.len() as u64).min(self.len.saturating_sub(offset)) as usize;
+        let mut filled = 0;
+        let mut failures = Failures::default();
+        while filled < wanted {
+            let rest = (wanted - filled) as u64;
+            let (mut reader, range, replica) =
+                self.open_range(offset + filled as u64, rest, &mut failures).await?;
+            loop {
+                match reader.next_chunk().await {
+                    Ok(Some(chunk)) => {
+                        buf[filled..filled + chunk.len()].copy_from_slice(&chunk);
+                        filled += chunk.len();
+                    }
+                    Ok(None) => break self.client.shared().keep_idle(reader),
+                    Err(error) => {
+                        self.failed(&range, replica, error, &mut failures).await;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(filled)
     }
+
+    /// The bytes at the position.
+    async fn receive(&mut self) -> Result<Option<Bytes>, ClientError> {
+        while self.position < self.len {
+            let (mut reader, range, replica) = match self.current.take() {
+                Some(current) => current,
+                None => {
+                    let mut failures = std::mem::take(&mut self.failures);
+                    let rest = self.len - self.position;
+                    let opened = self.open_range(self.position, rest, &mut failures).await;
+                    self.failures = failures;
+                    opened?
+                }
+            };
+            match reader.next_chunk().await {
+                Ok(Some(chunk)) => {
+                    self.failures = Failures::default();
+                    self.current = Some((reader, range, replica));
+                    return Ok(Some(chunk));
+                }
+                Ok(None) => self.client.shared().keep_idle(reader),
+                Err(error) => {
+                    let mut failures = std::mem::take(&mut self.failures);
+                    self.failed(&range, replica, error, &mut failures).await;
+                    self.failures = failures;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A reader of what the block at `offset` has of `len` bytes, with the range and the index of
+    /// the replica that it reads.
+    async fn open_range(
+        &self,
+        offset: u64,
+        len: u64,
+        failures: &mut Failures,
+    ) -> Result<(BlockReader, BlockRange, usize), ClientError> {
+        loop {
+            let Some(range) = self.blocks().range(offset, len) else {
+                self.locate(offset).await?;
+                if self.blocks().range(offset, len).is_none() {
+                    let why = format!("no block holds byte {offset} any more");
+                    return Err(ClientError::FileChanged { path: self.path.clone(), why });
+                }
+                continue;
+            };
+            let Some(replica) = self.live_replica(&range.block) else {
+                self.next_round(&range, offset, failures).await?;
+                continue;
+            };
+            match self.client.shared().open_replica(&range, replica, self.verify).await {
+                Ok(reader) => return Ok((reader, range, replica)),
+                Err(error) => self.failed(&range, replica, error, failures).await,
+            }
+        }
+    }
+
+    fn live_replica(&self, block: &LocatedBlockProto) -> Option<usize> {
+        let dead = lock(&self.dead);
+        block.locs.iter().position(|datanode| !dead.contains(&transfer_address(&datanode.id)))
+    }
+
+    async fn failed(
+        &self,
+        range: &BlockRange,
+        replica: usize,
+        error: ClientError,
+        failures: &mut Failures,
+    ) {
+        warn!("{}: {error}; trying another replica", self.path);
+        if matches!(error, ClientError::Checksum { .. }) {
+            let namenode = &self.client.shared().namenode;
+            if let Err(error) = namenode.report_bad_replica(&range.block, replica).await {
+                warn!("{}: could not report the bad replica: {error}", self.path);
+            }
+        }
+        lock(&self.dead).insert(transfer_address(&range.block.locs[replica].id));
+        failures.last = Some(error.to_string());
+    }
+
+    /// All replicas failed: forgets that, waits and asks for their locations anew.
+    async fn next_round(
+        &self,
+        range: &BlockRange,
+        offset: u64,
+        failures: &mut Failures,
+    ) -> Result<(), ClientError> {
+        let settings = &self.client.shared().settings;
+        if failures.rounds >= settings.acquire_failures_max {
+            let none = || "the namenode knows no datanode that has it".to_owned();
+            return Err(ClientError::NoReplica {
+                path: self.path.clone(),
+                block: ExtendedBlock::from(&range.block.b),
+                offset,
+                last: failures.last.take().unwrap_or_else(none),
+            });
+        }
+        let window = settings.retry_window * failures.rounds;
+        let spread = settings.retry_window.mul_f64(rand::random::<f64>());
+        tokio::time::sleep(window + spread).await;
+        failures.rounds += 1;
+        for datanode in &range.block.locs {
+            lock(&self.dead).remove(&transfer_address(&datanode.id));
+        }
+        self.locate(offset).await
+    }
+
+    /// Asks where the blocks from `offset` on are.
+    async fn locate(&self, offset: u64) -> Result<(), ClientError> {
+        let ahead = LOCATED_BLOCKS_AHEAD.saturating_mul(self.block_size);
+        let located =
+            self.client.shared().namenode.block_locations(&self.path, offset, ahead).await?;
+        let mut blocks = self.blocks();
+        blocks.merge(located.blocks)?;
+        // Of a file under construction the last block may be named here only.
+        blocks.merge(located.last_block.into_iter().filter(|last| last.offset <= offset).collect())
+    }
+
+    fn blocks(&self) -> MutexGuard<'_, LocatedBlocks> {
+        lock(&self.blocks)
+    }
+}
+
+impl Shared {
+    /// Starts reading `range` from one replica, over an idle connection if there is a good one.
+    async fn open_replica(
+        &self,
+        range: &BlockRange,
+        replica: usize,
+        verify: bool,
+    ) -> Result<BlockReader, ClientError> {
+        let id = &range.block.locs[replica].id;
+        let (name, limit) = (&self.client_name, self.settings.socket_timeout);
+        if let Some(stream) = self.idle_connections.take(&transfer_address(id)) {
+            match BlockReader::open(stream, name, range, verify, limit).await {
+                Err(error @ ClientError::Io { .. }) => debug!("idle connection: {error}"),
+                result => return result,
+            }
+        }
+        let stream = self.connector.connect(id).await?;
+        BlockReader::open(stream, name, range, verify, limit).await
+    }
+
+    fn keep_idle(&self, reader: BlockReader) {
+        if let Some(stream) = reader.into_stream() {
+            self.idle_connections.keep(stream);
+        }
+    }
+
+    /// How much of a block under construction readers may see, as its first datanode that answers
+    /// says; 0 when none of them has begun it.
+    async fn visible_length(
+        &self,
+        path: &str,
+        last: &LocatedBlockProto,
+    ) -> Result<u64, ClientError> {
+        let mut unknown = None;
+        for datanode in &last.locs {
+            match self.replica_visible_length(&datanode.id, last).await {
+                Ok(len) if len <= i64::MAX as u64 => return Ok(len),
+                Ok(_) => unknown = Some("its replica is not readable now".to_owned()),
+                Err(error) if error.class() == Some(java::REPLICA_NOT_FOUND) => {}
+                Err(error) => unknown = Some(error.to_string()),
+            }
+        }
+        match unknown {
+            None => Ok(0),
+            Some(last_error) => Err(ClientError::NoReplica {
+                path: path.to_owned(),
+                block: ExtendedBlock::from(&last.b),
+                offset: last.offset,
+                last: format!("the length of the last block is not to be had: {last_error}"),
+            }),
+        }
+    }
+
+    async fn replica_visible_length(
+        &self,
+        id: &DatanodeIDProto,
+        block: &LocatedBlockProto,
+    ) -> Result<u64, ClientError> {
+        let host = if self.connector.use_hostname { &id.host_name } else { &id.ip_addr };
+        let address = format!("{host}:{}", id.ipc_port);
+        let mut options = self.settings.rpc.clone();
+        options.connect_timeout = options.connect_timeout.min(self.settings.socket_timeout);
+        options.call_timeout = Some(self.settings.socket_timeout);
+        let rpc = RpcClient::new(&address, protocol_name::CLIENT_DATANODE, &self.user, options);
+        let request = GetReplicaVisibleLengthRequestProto { block: block.b.clone() };
+        let reply: GetReplicaVisibleLengthResponseProto =
+            rpc.call("getReplicaVisibleLength", &request).await?;
+        Ok(reply.length)
+    }
+}
+
+/// Blocks and length of a file as it is now, with what readers may see of a last block that is
+/// being written.
+async fn locate(
+    shared: &Shared,
+    path: &str,
+    located: LocatedBlocksProto,
+) -> Result<LocatedBlocks, ClientError> {
+    let mut last = located.last_block.filter(|_| !located.is_last_block_complete);
+    if let Some(last) = &mut last {
+        last.b.num_bytes = Some(shared.visible_length(path, last).await?);
+    }
+    let visible = last.as_ref().map_or(0, |last| last.b.num_bytes());
+    let mut blocks = LocatedBlocks::new(path, located.file_length.saturating_add(visible));
+    let is_last =
+        |block: &LocatedBlockProto| last.as_ref().is_some_and(|last| last.offset == block.offset);
+    blocks.merge(located.blocks.into_iter().filter(|block| !is_last(block)).collect())?;
+    blocks.merge(last.into_iter().collect())?;
+    Ok(blocks)
+}
+
+/// After a restart the namenode may know the length of an open block and not yet its datanodes.
+fn awaits_last_block(located: &LocatedBlocksProto) -> bool {
+    !located.is_last_block_complete
+        && located
+            .last_block
+            .as_ref()
+            .is_some_and(|last| last.locs.is_empty() && last.b.num_bytes() > 0)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

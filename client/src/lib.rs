@@ -1,12 +1,25 @@
 //! The HDFS client: a [`Client`] for the namespace, [`FileWriter`] and [`FileReader`] for files'
 //! bytes. Runs on tokio alone, so also where io_uring is forbidden.
 
+mod block_checksums;
+mod block_reader;
 mod client;
+mod config;
+mod datanode_stream;
 mod error;
 mod file_reader;
 mod file_status;
 mod file_writer;
+mod idle_connections;
+mod lease_renewal;
+pub mod limits;
+mod located_blocks;
+mod namenode;
+mod packetizer;
 pub mod shell;
+mod stream_driver;
+mod streamer;
+mod write_pipeline;
 
 pub use client::{Client, CombineMode, CreateOptions, ListPages};
 pub use error::ClientError;

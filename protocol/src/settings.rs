@@ -75,6 +75,10 @@ settings! {
         was "dfs.umaskmode";
     IPC_CLIENT_CONNECT_TIMEOUT: Millis, "ipc.client.connect.timeout" = "20000",
         "Time for one attempt to connect to a server's RPC port";
+    IPC_CLIENT_CONNECT_MAX_RETRIES: Integer, "ipc.client.connect.max.retries" = "10",
+        "Times that a client tries again when a server's RPC port cannot be reached or hangs up";
+    IPC_CLIENT_CONNECT_RETRY_INTERVAL: Millis, "ipc.client.connect.retry.interval" = "1000",
+        "Pause before each of these attempts";
     IPC_CLIENT_RPC_TIMEOUT_MS: Millis, "ipc.client.rpc-timeout.ms" = "120000",
         "Time after which a remote call without reply fails; 0: never";
     IPC_PING_INTERVAL: Millis, "ipc.ping.interval" = "60000",
@@ -199,6 +203,10 @@ settings! {
     DFS_CLIENT_MAX_BLOCK_ACQUIRE_FAILURES: Integer,
         "dfs.client.max.block.acquire.failures" = "3",
         "Times that a reader asks for a block's locations anew after all of them failed";
+    DFS_CLIENT_RETRY_WINDOW_BASE: Millis, "dfs.client.retry.window.base" = "3000",
+        "A reader waits up to this long, and longer each time, before it asks for locations anew";
+    RINGFS_CLIENT_READ_VERIFY_CHECKSUM: Boolean, "ringfs.client.read.verify-checksum" = "true",
+        "Whether a reader compares data with its checksums";
     DFS_CLIENT_BLOCK_WRITE_RETRIES: Integer, "dfs.client.block.write.retries" = "3",
         "New blocks tried when a write pipeline cannot be set up";
     DFS_CLIENT_BLOCK_WRITE_LOCATE_FOLLOWING_BLOCK_RETRIES: Integer,

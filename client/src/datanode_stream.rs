@@ -1,0 +1,154 @@
+//! A connection to a datanode's data port: operations out, replies and packets in.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use prost::Message;
+use ringfs_protocol::ProtocolError;
+use ringfs_protocol::block::ExtendedBlock;
+use ringfs_protocol::messages::{BlockOpResponseProto, DatanodeIDProto, Status};
+use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::ClientError;
+use crate::config::ClientSettings;
+use crate::streamer::transfer_address;
+
+/// How datanodes are reached.
+#[derive(Clone, Debug)]
+pub(crate) struct DatanodeConnector {
+    pub socket_timeout: Duration,
+    pub use_hostname: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct DatanodeStream {
+    pub tcp: TcpStream,
+    /// Bytes received and not yet consumed.
+    pub received: BytesMut,
+    /// `ip:port`, which names the datanode in messages and among idle connections.
+    pub address: String,
+}
+
+impl DatanodeConnector {
+    pub fn new(settings: &ClientSettings) -> Self {
+        Self {
+            socket_timeout: settings.socket_timeout,
+            use_hostname: settings.use_datanode_hostname,
+        }
+    }
+
+    pub async fn connect(&self, id: &DatanodeIDProto) -> Result<DatanodeStream, ClientError> {
+        let address = transfer_address(id);
+        let host = if self.use_hostname { &id.host_name } else { &id.ip_addr };
+        let port = id.xfer_port as u16;
+        let what = || format!("connecting to datanode {address}");
+        let tcp =
+            within(self.socket_timeout, what, TcpStream::connect((host.as_str(), port))).await?;
+        tune(&tcp);
+        Ok(DatanodeStream { tcp, received: BytesMut::new(), address })
+    }
+}
+
+impl DatanodeStream {
+    pub async fn send_operation<M: Message>(
+        &mut self,
+        opcode: Opcode,
+        message: &M,
+        limit: Duration,
+    ) -> Result<(), ClientError> {
+        let mut bytes = BytesMut::new();
+        encode_operation(opcode, message, &mut bytes);
+        let what = || format!("sending {opcode:?} to datanode {}", self.address);
+        within(limit, what, self.tcp.write_all(&bytes)).await
+    }
+
+    pub async fn read_response(
+        &mut self,
+        limit: Duration,
+    ) -> Result<BlockOpResponseProto, ClientError> {
+        loop {
+            if let Some((response, len)) =
+                decode_response(&self.received).map_err(|source| self.malformed(source))?
+            {
+                let _ = self.received.split_to(len);
+                return Ok(response);
+            }
+            self.receive(limit).await?;
+        }
+    }
+
+    /// Reads what there is, at least one byte, behind what is already in `received`.
+    pub async fn receive(&mut self, limit: Duration) -> Result<(), ClientError> {
+        let address = &self.address;
+        let what = || format!("reading from datanode {address}");
+        match within(limit, what, self.tcp.read_buf(&mut self.received)).await? {
+            0 => Err(ClientError::io(what(), io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn malformed(&self, source: ProtocolError) -> ClientError {
+        ClientError::Protocol { peer: format!("datanode {}", self.address), source }
+    }
+
+    /// An error unless `response` says SUCCESS.
+    pub fn check(
+        &self,
+        operation: &'static str,
+        block: &ExtendedBlock,
+        response: &BlockOpResponseProto,
+    ) -> Result<(), ClientError> {
+        if response.status == Status::Success as i32 {
+            return Ok(());
+        }
+        Err(ClientError::Refused {
+            datanode: self.address.clone(),
+            operation,
+            block: block.clone(),
+            status: Status::try_from(response.status).unwrap_or(Status::Error),
+            message: response.message().to_owned(),
+        })
+    }
+
+    /// Whether an idle connection can take another operation: open, and nothing left to read.
+    pub fn is_reusable(&self) -> bool {
+        let mut byte = [0];
+        let silent = self.tcp.try_read(&mut byte);
+        self.received.is_empty()
+            && silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// `future` bounded by `limit`; `what` names it in the error.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    what: impl Fn() -> String,
+    future: impl Future<Output = io::Result<T>>,
+) -> Result<T, ClientError> {
+    match timeout(limit, future).await {
+        Ok(result) => result.map_err(|source| ClientError::io(what(), source)),
+        Err(_) => Err(ClientError::TimedOut { what: what(), timeout_ms: limit.as_millis() as u64 }),
+    }
+}
+
+/// Small messages must not wait for more; and between two processes of one host the default
+/// congestion control may be one that paces (BBR), at half the speed of those that do not. Failing
+/// either costs speed only.
+fn tune(tcp: &TcpStream) {
+    let _ = tcp.set_nodelay(true);
+    let (Ok(peer), Ok(own)) = (tcp.peer_addr(), tcp.local_addr()) else {
+        return;
+    };
+    if is_local(peer.ip(), own.ip()) {
+        let _ = socket2::SockRef::from(tcp).set_tcp_congestion(b"cubic");
+    }
+}
+
+fn is_local(peer: IpAddr, own: IpAddr) -> bool {
+    peer.is_loopback() || peer == own
+}

@@ -1,0 +1,49 @@
+//! Every bound of the client, with its reason.
+
+use std::time::Duration;
+
+/// Packets between [`crate::FileWriter::write`] and the streamer, beyond its window of unacknowledged
+/// ones: enough that neither waits for the other at each packet. With the default window of 80 a
+/// writer holds at most 80 + 2 x 16 packets of 64 KiB, 7 MiB.
+pub const PACKETS_QUEUED_MAX: usize = 16;
+
+/// Buffers given to one vectored write: 32 packets of two parts, 2 MiB, about what a socket takes.
+pub const WRITE_SLICES_MAX: usize = 64;
+
+/// What a writer is advised to write at a time: whole packets of about this many bytes.
+pub const WRITE_LEN_HINT_BYTES: usize = 1 << 20;
+
+/// Receive buffer of a block reader: eight packets, which is still in the cache when they are
+/// verified. A larger packet makes the buffer as large as itself, 16 MiB at most.
+pub const READ_BUFFER_BYTES: usize = 512 << 10;
+
+/// Idle datanode connections kept for the next read, and for how long: a datanode closes them after 4 s.
+pub const IDLE_CONNECTIONS_MAX: usize = 16;
+pub const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(3);
+
+/// Blocks of which a reader learns the locations at a time.
+pub const LOCATED_BLOCKS_AHEAD: u64 = 10;
+
+/// Added to the socket timeout for each datanode that a reply has to pass.
+pub const DATANODE_TIMEOUT_PER_NODE: Duration = Duration::from_secs(5);
+
+/// A lease can be taken by others 60 s after its last renewal.
+pub const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Pipeline recoveries without any new ack in between before a writer gives up.
+pub const RECOVERIES_PER_PACKET_MAX: u32 = 5;
+
+/// Datanodes tried as a replacement in one pipeline recovery.
+pub const REPLACEMENTS_TRIED_MAX: u32 = 3;
+
+/// Pauses after a RetriableException: 10 of 0.5 s, 1 s ... 15 s, about 90 s in all.
+pub const RETRIABLE_ATTEMPTS_MAX: u32 = 10;
+pub const RETRIABLE_FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub const RETRIABLE_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// Longest pause between attempts to get a block or to close a file.
+pub const FOLLOWING_BLOCK_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A file that is being written and was just recovered may have no datanode for its last block yet.
+pub const LAST_BLOCK_ATTEMPTS: u32 = 3;
+pub const LAST_BLOCK_PAUSE: Duration = Duration::from_secs(4);

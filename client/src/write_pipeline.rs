@@ -1,0 +1,213 @@
+//! The connection of a writer to its pipeline: set up by WRITE_BLOCK, then packets out and acks in.
+//!
+//! Packets wait in `outgoing` as the buffers they are made of and leave by vectored writes of many at
+//! a time. Nothing here waits for more than the socket.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes, BytesMut};
+use ringfs_protocol::block::ExtendedBlock;
+use ringfs_protocol::checksum::DataChecksum;
+use ringfs_protocol::messages::*;
+use ringfs_protocol::operation::Opcode;
+use ringfs_protocol::packet::{
+    HEARTBEAT_SEQNO, PACKET_PREFIX_MAX_BYTES, PacketHeader, PipelineAck, decode_ack,
+    encode_packet_prefix,
+};
+
+use crate::ClientError;
+use crate::datanode_stream::{DatanodeConnector, DatanodeStream};
+use crate::limits::WRITE_SLICES_MAX;
+use crate::packetizer::Packet;
+use crate::streamer::{PipelineNode, PipelineSetup, SetupFailure, pipeline_timeout};
+
+/// What every WRITE_BLOCK of a file says.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteOptions {
+    pub client_name: String,
+    pub checksum: DataChecksum,
+    pub block_size: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct WritePipeline {
+    stream: DatanodeStream,
+    outgoing: VecDeque<Bytes>,
+}
+
+impl WritePipeline {
+    /// Connects to the first datanode of `setup`, which connects to the next and so on.
+    pub async fn open(
+        connector: &DatanodeConnector,
+        options: &WriteOptions,
+        setup: &PipelineSetup,
+    ) -> Result<Self, SetupFailure> {
+        let first = &setup.nodes[0];
+        let failed = |error: ClientError| SetupFailure { bad_link: None, why: error.to_string() };
+        let mut stream = connector.connect(&first.datanode.id).await.map_err(failed)?;
+        let limit = pipeline_timeout(connector.socket_timeout, setup.nodes.len());
+        let operation = write_operation(options, setup);
+        stream.send_operation(Opcode::WriteBlock, &operation, limit).await.map_err(failed)?;
+        let response = stream.read_response(limit).await.map_err(failed)?;
+        stream.check("WRITE_BLOCK", &setup.block, &response).map_err(|error| SetupFailure {
+            bad_link: response.first_bad_link.clone().filter(|link| !link.is_empty()),
+            why: error.to_string(),
+        })?;
+        Ok(Self { stream, outgoing: VecDeque::new() })
+    }
+
+    pub fn push(&mut self, packet: Packet) {
+        self.outgoing.push_back(packet.head);
+        if !packet.data.is_empty() {
+            self.outgoing.push_back(packet.data);
+        }
+    }
+
+    pub fn push_heartbeat(&mut self) {
+        let header = PacketHeader {
+            offset_in_block: 0,
+            seqno: HEARTBEAT_SEQNO,
+            last_packet_in_block: false,
+            data_len: 0,
+            sync_block: false,
+        };
+        let mut prefix = [0; PACKET_PREFIX_MAX_BYTES];
+        let len = encode_packet_prefix(&header, 0, &mut prefix);
+        self.outgoing.push_back(Bytes::copy_from_slice(&prefix[..len]));
+    }
+
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// The rest cannot be sent: the acks that still come tell why.
+    pub fn discard_outgoing(&mut self) {
+        self.outgoing.clear();
+    }
+
+    pub async fn writable(&self) -> io::Result<()> {
+        self.stream.tcp.writable().await
+    }
+
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream.tcp.readable().await
+    }
+
+    /// Sends until the socket takes no more.
+    pub fn send(&mut self) -> io::Result<()> {
+        while !self.outgoing.is_empty() {
+            let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+            let count = self.outgoing.len().min(WRITE_SLICES_MAX);
+            for (slice, bytes) in slices.iter_mut().zip(&self.outgoing) {
+                *slice = IoSlice::new(bytes);
+            }
+            match self.stream.tcp.try_write_vectored(&slices[..count]) {
+                Ok(sent) => self.sent(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, mut len: usize) {
+        while let Some(first) = self.outgoing.front_mut() {
+            if len < first.len() {
+                first.advance(len);
+                return;
+            }
+            len -= first.len();
+            self.outgoing.pop_front();
+        }
+    }
+
+    /// Takes what the socket has: true when there was something, false when there is nothing yet.
+    pub fn receive(&mut self) -> io::Result<bool> {
+        match self.stream.tcp.try_read_buf(&mut self.stream.received) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next ack received whole.
+    pub fn next_ack(&mut self) -> Result<Option<PipelineAck>, ClientError> {
+        let received: &mut BytesMut = &mut self.stream.received;
+        match decode_ack(received) {
+            Ok(Some((ack, len))) => {
+                received.advance(len);
+                Ok(Some(ack))
+            }
+            Ok(None) => Ok(None),
+            Err(source) => Err(self.stream.malformed(source)),
+        }
+    }
+}
+
+/// Makes `source` send its replica of `block` to `target`, for a pipeline that both will be in.
+pub(crate) async fn transfer_replica(
+    connector: &DatanodeConnector,
+    client_name: &str,
+    block: &ExtendedBlock,
+    token: TokenProto,
+    source: &PipelineNode,
+    target: PipelineNode,
+) -> Result<(), ClientError> {
+    let mut stream = connector.connect(&source.datanode.id).await?;
+    let operation = OpTransferBlockProto {
+        header: operation_header(client_name, block.into(), token),
+        target_storage_types: vec![target.storage_type],
+        target_storage_ids: storage_ids([&target]),
+        targets: vec![target.datanode],
+    };
+    // The source answers when the target has the whole replica.
+    let limit = pipeline_timeout(connector.socket_timeout, 2);
+    stream.send_operation(Opcode::TransferBlock, &operation, limit).await?;
+    let response = stream.read_response(limit).await?;
+    stream.check("TRANSFER_BLOCK", block, &response)
+}
+
+pub(crate) fn operation_header(
+    client_name: &str,
+    block: ExtendedBlockProto,
+    token: TokenProto,
+) -> ClientOperationHeaderProto {
+    ClientOperationHeaderProto {
+        base_header: BaseHeaderProto { block, token: Some(token), trace_info: None },
+        client_name: client_name.to_owned(),
+    }
+}
+
+fn write_operation(options: &WriteOptions, setup: &PipelineSetup) -> OpWriteBlockProto {
+    let (first, rest) = (&setup.nodes[0], &setup.nodes[1..]);
+    let mut block = ExtendedBlockProto::from(&setup.block);
+    // A hint of the space that the block may need.
+    block.num_bytes = Some(options.block_size);
+    OpWriteBlockProto {
+        header: operation_header(&options.client_name, block, setup.token.clone()),
+        targets: rest.iter().map(|node| node.datanode.clone()).collect(),
+        source: None,
+        stage: setup.stage as i32,
+        pipeline_size: setup.nodes.len() as u32,
+        min_bytes_rcvd: setup.min_bytes,
+        max_bytes_rcvd: setup.max_bytes,
+        latest_generation_stamp: setup.latest_generation_stamp,
+        requested_checksum: options.checksum.to_proto(),
+        caching_strategy: Some(CachingStrategyProto { drop_behind: None, readahead: None }),
+        storage_type: Some(first.storage_type),
+        target_storage_types: rest.iter().map(|node| node.storage_type).collect(),
+        allow_lazy_persist: None,
+        pinning: Some(false),
+        target_pinnings: vec![false; rest.len()],
+        storage_id: storage_ids([first]).pop(),
+        target_storage_ids: storage_ids(rest),
+    }
+}
+
+/// All ids, or none when the namenode named none.
+fn storage_ids<'a>(nodes: impl IntoIterator<Item = &'a PipelineNode>) -> Vec<String> {
+    let ids: Vec<_> = nodes.into_iter().map(|node| node.storage_id.clone()).collect();
+    if ids.iter().any(String::is_empty) { Vec::new() } else { ids }
+}
