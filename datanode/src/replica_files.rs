@@ -203,29 +203,9 @@ async fn copy_range(from: &Path, to: &Path, len: u64) -> Result<()> {
 }
 
 pub async fn read_exact_at(file: &ring::File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(len);
-    while out.len() < len {
-        let buf = vec![0; len - out.len()];
-        let (read, buf) = file.read_at(buf, offset + out.len() as u64).await;
-        match read? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => out.extend_from_slice(&buf[..count]),
-        }
-    }
-    Ok(out)
+    file.read_exact_at(offset, len).await
 }
 
 pub async fn write_all_at(file: &ring::File, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
-    let (mut rest, mut offset) = (bytes, offset);
-    while !rest.is_empty() {
-        let (written, mut buf) = file.write_at(rest, offset).await;
-        match written? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            count => {
-                offset += count as u64;
-                rest = buf.split_off(count);
-            }
-        }
-    }
-    Ok(())
+    file.write_all_at(bytes.into(), offset).await
 }

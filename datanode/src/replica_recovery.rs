@@ -133,89 +133,108 @@ fn expect_verdict_fits(
 mod tests {
     use super::*;
     use crate::dataset::tests::{extended, open, put, put_finalized};
+    use crate::ring;
     use crate::transitions::tests::{assert_holds, fill, node, request};
     use crate::volume::tests::POOL;
 
-    #[tokio::test]
-    async fn recovery_stops_the_writer_and_cuts_to_the_verdict() {
-        let node = node();
-        let dataset = node.dataset.clone();
-        let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
-        fill(&mut writer, &[3; 1500], 10_000).await;
-        let replica = writer.replica.clone();
-        let recovery = GenerationStamp(1005);
-        let started = {
-            let dataset = dataset.clone();
-            tokio::spawn(
-                async move { dataset.start_recovery(&extended(1, 1001, 0), recovery).await },
-            )
-        };
-        writer.stopped().await;
-        drop(writer);
-        let found = started.await.unwrap().unwrap().expect("a replica");
-        assert_eq!(found.original, ReplicaState::Rbw);
-        assert_eq!(found.block, extended(1, 1001, 1500).block);
-        assert!(dataset.create_rbw(request(1, 1006, 0)).await.is_err());
+    #[test]
+    fn recovery_stops_the_writer_and_cuts_to_the_verdict() {
+        ring::block_on(async {
+            let node = node();
+            let dataset = node.dataset.clone();
+            let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            fill(&mut writer, &[3; 1500], 10_000).await;
+            let replica = writer.replica.clone();
+            let recovery = GenerationStamp(1005);
+            let started = {
+                let dataset = dataset.clone();
+                ring::spawn(
+                    async move { dataset.start_recovery(&extended(1, 1001, 0), recovery).await },
+                )
+            };
+            writer.stopped().await;
+            drop(writer);
+            let found = started.join().await.unwrap().expect("a replica");
+            assert_eq!(found.original, ReplicaState::Rbw);
+            assert_eq!(found.block, extended(1, 1001, 1500).block);
+            assert!(dataset.create_rbw(request(1, 1006, 0)).await.is_err());
 
-        for (id, old_len, new_len) in [(1004, 1500, 700), (1005, 1499, 700), (1005, 1500, 1501)] {
-            let old = extended(1, 1001, old_len);
-            let verdict = dataset.finish_recovery(&old, GenerationStamp(id), new_len, None).await;
-            assert!(matches!(verdict, Err(DatanodeError::UnexpectedReplica { .. })));
-        }
-        let old = extended(1, 1001, 1500);
-        let storage = dataset.finish_recovery(&old, recovery, 700, None).await.unwrap();
-        assert_eq!(storage, node.volume.storage_id());
-        assert_eq!(replica.state(), ReplicaState::Finalized);
-        assert_eq!(replica.block(), extended(1, 1005, 700).block);
-        assert_holds(&replica, &[3; 700]);
-        let again = dataset.finish_recovery(&old, recovery, 700, None).await;
-        assert!(matches!(again, Err(DatanodeError::IllegalTransition { .. })));
+            for (id, old_len, new_len) in [(1004, 1500, 700), (1005, 1499, 700), (1005, 1500, 1501)]
+            {
+                let old = extended(1, 1001, old_len);
+                let verdict =
+                    dataset.finish_recovery(&old, GenerationStamp(id), new_len, None).await;
+                assert!(matches!(verdict, Err(DatanodeError::UnexpectedReplica { .. })));
+            }
+            let old = extended(1, 1001, 1500);
+            let storage = dataset.finish_recovery(&old, recovery, 700, None).await.unwrap();
+            assert_eq!(storage, node.volume.storage_id());
+            assert_eq!(replica.state(), ReplicaState::Finalized);
+            assert_eq!(replica.block(), extended(1, 1005, 700).block);
+            assert_holds(&replica, &[3; 700]);
+            let again = dataset.finish_recovery(&old, recovery, 700, None).await;
+            assert!(matches!(again, Err(DatanodeError::IllegalTransition { .. })));
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn only_a_later_recovery_takes_over() {
-        let node = node();
-        put_finalized(&node.volume, 1, 1001, &[1; 700]);
-        put(&node.volume, ReplicaState::Rbw, 2, 1001, &[2; 600]);
-        let dataset = open(vec![node.volume.clone()]);
-        let start = async |id, stamp, recovery| {
-            dataset.start_recovery(&extended(id, stamp, 0), GenerationStamp(recovery)).await
-        };
-        assert!(start(1, 1002, 1005).await.is_err(), "the replica is too old");
-        assert!(start(1, 1001, 1001).await.is_err(), "the recovery is too old");
-        assert_eq!(start(1, 1001, 1005).await.unwrap().unwrap().original, ReplicaState::Finalized);
-        let same = start(1, 1001, 1005).await.unwrap_err();
-        assert!(matches!(same, DatanodeError::RecoveryInProgress { .. }), "{same}");
-        assert!(start(1, 1001, 1006).await.unwrap().is_some());
-        assert_eq!(start(2, 1001, 1005).await.unwrap().unwrap().original, ReplicaState::Rwr);
-        assert!(start(9, 1001, 1005).await.unwrap().is_none(), "no such replica");
-        dataset
-            .finish_recovery(&extended(2, 1001, 600), GenerationStamp(1005), 600, None)
-            .await
-            .unwrap();
-        assert_holds(&dataset.replica(POOL, BlockId(2)).unwrap(), &[2; 600]);
+    #[test]
+    fn only_a_later_recovery_takes_over() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[1; 700]);
+            put(&node.volume, ReplicaState::Rbw, 2, 1001, &[2; 600]);
+            let dataset = open(vec![node.volume.clone()]);
+            let start = async |id, stamp, recovery| {
+                dataset.start_recovery(&extended(id, stamp, 0), GenerationStamp(recovery)).await
+            };
+            assert!(start(1, 1002, 1005).await.is_err(), "the replica is too old");
+            assert!(start(1, 1001, 1001).await.is_err(), "the recovery is too old");
+            assert_eq!(
+                start(1, 1001, 1005).await.unwrap().unwrap().original,
+                ReplicaState::Finalized
+            );
+            let same = start(1, 1001, 1005).await.unwrap_err();
+            assert!(matches!(same, DatanodeError::RecoveryInProgress { .. }), "{same}");
+            assert!(start(1, 1001, 1006).await.unwrap().is_some());
+            assert_eq!(start(2, 1001, 1005).await.unwrap().unwrap().original, ReplicaState::Rwr);
+            assert!(start(9, 1001, 1005).await.unwrap().is_none(), "no such replica");
+            dataset
+                .finish_recovery(&extended(2, 1001, 600), GenerationStamp(1005), 600, None)
+                .await
+                .unwrap();
+            assert_holds(&dataset.replica(POOL, BlockId(2)).unwrap(), &[2; 600]);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn a_replica_on_its_way_here_does_not_take_part() {
-        let node = node();
-        let writer = node.dataset.create_temporary(request(1, 1001, 0), false).await.unwrap();
-        let found = node.dataset.start_recovery(&extended(1, 1001, 0), GenerationStamp(1005)).await;
-        assert!(found.unwrap().is_none() && !writer.is_stopped());
+    #[test]
+    fn a_replica_on_its_way_here_does_not_take_part() {
+        ring::block_on(async {
+            let node = node();
+            let writer = node.dataset.create_temporary(request(1, 1001, 0), false).await.unwrap();
+            let found =
+                node.dataset.start_recovery(&extended(1, 1001, 0), GenerationStamp(1005)).await;
+            assert!(found.unwrap().is_none() && !writer.is_stopped());
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn copy_on_truncate_makes_a_new_block_and_leaves_the_old_one() {
-        let node = node();
-        put_finalized(&node.volume, 1, 1001, &[1; 1500]);
-        let dataset = open(vec![node.volume.clone()]);
-        let recovery = GenerationStamp(1005);
-        dataset.start_recovery(&extended(1, 1001, 0), recovery).await.unwrap();
-        let old = extended(1, 1001, 1500);
-        dataset.finish_recovery(&old, recovery, 700, Some(BlockId(2))).await.unwrap();
-        assert_holds(&dataset.replica(POOL, BlockId(1)).unwrap(), &[1; 1500]);
-        let copy = dataset.replica(POOL, BlockId(2)).unwrap();
-        assert_eq!(copy.block(), extended(2, 1005, 700).block);
-        assert_holds(&copy, &[1; 700]);
+    #[test]
+    fn copy_on_truncate_makes_a_new_block_and_leaves_the_old_one() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[1; 1500]);
+            let dataset = open(vec![node.volume.clone()]);
+            let recovery = GenerationStamp(1005);
+            dataset.start_recovery(&extended(1, 1001, 0), recovery).await.unwrap();
+            let old = extended(1, 1001, 1500);
+            dataset.finish_recovery(&old, recovery, 700, Some(BlockId(2))).await.unwrap();
+            assert_holds(&dataset.replica(POOL, BlockId(1)).unwrap(), &[1; 1500]);
+            let copy = dataset.replica(POOL, BlockId(2)).unwrap();
+            assert_eq!(copy.block(), extended(2, 1005, 700).block);
+            assert_holds(&copy, &[1; 700]);
+        })
+        .unwrap();
     }
 }

@@ -532,223 +532,260 @@ pub(crate) mod tests {
         BlockChange::Received { delete_hint: None }
     }
 
-    #[tokio::test]
-    async fn a_block_is_created_filled_and_finalized() {
-        let node = node();
-        let mut writer = node.dataset.create_rbw(request(1, 1001, 4096)).await.unwrap();
-        assert_eq!(changes(&node), [(extended(1, 1001, 0).block, BlockChange::Receiving)]);
-        fill(&mut writer, &[7; 700], 5000).await;
-        let replica = writer.replica.clone();
-        let block = node.dataset.finalize(writer, true, Some("other".into())).await.unwrap();
-        assert_eq!(block, extended(1, 1001, 700).block);
-        assert_eq!(replica.state(), ReplicaState::Finalized);
-        assert!(replica.files().data.ends_with("finalized/subdir0/subdir0/blk_1"));
-        assert_holds(&replica, &[7; 700]);
-        assert_eq!(fs::read_dir(node.volume.rbw_dir()).unwrap().count(), 0);
-        let hinted = BlockChange::Received { delete_hint: Some("other".into()) };
-        assert_eq!(changes(&node), [(block, hinted)]);
-        assert_eq!(node.volume.usage().unwrap().dfs_used_bytes, 700 + 7 + 8);
-        assert_eq!(node.volume.promised_bytes(), 0);
+    #[test]
+    fn a_block_is_created_filled_and_finalized() {
+        ring::block_on(async {
+            let node = node();
+            let mut writer = node.dataset.create_rbw(request(1, 1001, 4096)).await.unwrap();
+            assert_eq!(changes(&node), [(extended(1, 1001, 0).block, BlockChange::Receiving)]);
+            fill(&mut writer, &[7; 700], 5000).await;
+            let replica = writer.replica.clone();
+            let block = node.dataset.finalize(writer, true, Some("other".into())).await.unwrap();
+            assert_eq!(block, extended(1, 1001, 700).block);
+            assert_eq!(replica.state(), ReplicaState::Finalized);
+            assert!(replica.files().data.ends_with("finalized/subdir0/subdir0/blk_1"));
+            assert_holds(&replica, &[7; 700]);
+            assert_eq!(fs::read_dir(node.volume.rbw_dir()).unwrap().count(), 0);
+            let hinted = BlockChange::Received { delete_hint: Some("other".into()) };
+            assert_eq!(changes(&node), [(block, hinted)]);
+            assert_eq!(node.volume.usage().unwrap().dfs_used_bytes, 700 + 7 + 8);
+            assert_eq!(node.volume.promised_bytes(), 0);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn a_block_that_exists_is_not_created_again() {
-        let node = node();
-        let writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
-        for stamp in [1000, 1001, 1002] {
-            let error = node.dataset.create_rbw(request(1, stamp, 0)).await.unwrap_err();
+    #[test]
+    fn a_block_that_exists_is_not_created_again() {
+        ring::block_on(async {
+            let node = node();
+            let writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            for stamp in [1000, 1001, 1002] {
+                let error = node.dataset.create_rbw(request(1, stamp, 0)).await.unwrap_err();
+                assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
+            }
+            let error =
+                node.dataset.create_temporary(request(1, 1002, 0), false).await.unwrap_err();
             assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
-        }
-        let error = node.dataset.create_temporary(request(1, 1002, 0), false).await.unwrap_err();
-        assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
-        assert!(!writer.is_stopped(), "the first writer goes on");
-        let foreign = CreateReplica {
-            block: ExtendedBlock { pool_id: "BP-other".into(), ..extended(2, 1001, 0) },
-            ..request(2, 1001, 0)
-        };
-        let error = node.dataset.create_rbw(foreign).await.unwrap_err();
-        assert!(matches!(error, DatanodeError::UnknownPool { .. }), "{error}");
+            assert!(!writer.is_stopped(), "the first writer goes on");
+            let foreign = CreateReplica {
+                block: ExtendedBlock { pool_id: "BP-other".into(), ..extended(2, 1001, 0) },
+                ..request(2, 1001, 0)
+            };
+            let error = node.dataset.create_rbw(foreign).await.unwrap_err();
+            assert!(matches!(error, DatanodeError::UnknownPool { .. }), "{error}");
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn a_full_volume_refuses_and_leaves_nothing() {
-        let node = node();
-        let error = node.dataset.create_rbw(request(1, 1001, u64::MAX / 4)).await.unwrap_err();
-        assert!(matches!(error, DatanodeError::NoSpace { .. }), "{error}");
-        assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
-        assert_eq!(node.volume.promised_bytes(), 0);
+    #[test]
+    fn a_full_volume_refuses_and_leaves_nothing() {
+        ring::block_on(async {
+            let node = node();
+            let error = node.dataset.create_rbw(request(1, 1001, u64::MAX / 4)).await.unwrap_err();
+            assert!(matches!(error, DatanodeError::NoSpace { .. }), "{error}");
+            assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
+            assert_eq!(node.volume.promised_bytes(), 0);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn a_failed_create_leaves_nothing() {
-        let node = node();
-        fs::create_dir(node.volume.rbw_dir().join("blk_1_1001.meta")).unwrap();
-        let error = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap_err();
-        assert!(error.to_string().contains("blk_1_1001.meta"), "{error}");
-        assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
-        assert!(!node.volume.rbw_dir().join("blk_1").exists());
-        assert_eq!(node.volume.promised_bytes(), 0);
+    #[test]
+    fn a_failed_create_leaves_nothing() {
+        ring::block_on(async {
+            let node = node();
+            fs::create_dir(node.volume.rbw_dir().join("blk_1_1001.meta")).unwrap();
+            let error = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap_err();
+            assert!(error.to_string().contains("blk_1_1001.meta"), "{error}");
+            assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
+            assert!(!node.volume.rbw_dir().join("blk_1").exists());
+            assert_eq!(node.volume.promised_bytes(), 0);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn a_temporary_replica_becomes_finalized_or_rbw_or_nothing() {
-        let node = node();
-        let dataset = &node.dataset;
-        let mut writer = dataset.create_temporary(request(1, 1001, 0), false).await.unwrap();
-        fill(&mut writer, &[1; 600], 0).await;
-        assert!(dataset.report().concat().is_empty(), "TEMPORARY is nobody's business");
-        dataset.finalize(writer, false, None).await.unwrap();
-        assert_holds(&dataset.replica(POOL, BlockId(1)).unwrap(), &[1; 600]);
+    #[test]
+    fn a_temporary_replica_becomes_finalized_or_rbw_or_nothing() {
+        ring::block_on(async {
+            let node = node();
+            let dataset = &node.dataset;
+            let mut writer = dataset.create_temporary(request(1, 1001, 0), false).await.unwrap();
+            fill(&mut writer, &[1; 600], 0).await;
+            assert!(dataset.report().concat().is_empty(), "TEMPORARY is nobody's business");
+            dataset.finalize(writer, false, None).await.unwrap();
+            assert_holds(&dataset.replica(POOL, BlockId(1)).unwrap(), &[1; 600]);
 
-        let mut writer = dataset.create_temporary(request(2, 1001, 0), false).await.unwrap();
-        fill(&mut writer, &[2; 600], 0).await;
-        dataset.convert_temporary_to_rbw(writer).await.unwrap();
-        let replica = dataset.replica(POOL, BlockId(2)).unwrap();
-        assert_eq!((replica.state(), replica.visible_len()), (ReplicaState::Rbw, Some(600)));
-        assert!(replica.files().data.starts_with(node.volume.rbw_dir()));
-        assert_holds(&replica, &[2; 600]);
+            let mut writer = dataset.create_temporary(request(2, 1001, 0), false).await.unwrap();
+            fill(&mut writer, &[2; 600], 0).await;
+            dataset.convert_temporary_to_rbw(writer).await.unwrap();
+            let replica = dataset.replica(POOL, BlockId(2)).unwrap();
+            assert_eq!((replica.state(), replica.visible_len()), (ReplicaState::Rbw, Some(600)));
+            assert!(replica.files().data.starts_with(node.volume.rbw_dir()));
+            assert_holds(&replica, &[2; 600]);
 
-        let writer = dataset.create_temporary(request(3, 1001, 0), false).await.unwrap();
-        let files = writer.replica.files();
-        dataset.abandon(writer).await.unwrap();
-        assert!(dataset.replica(POOL, BlockId(3)).is_none() && !files.data.exists());
+            let writer = dataset.create_temporary(request(3, 1001, 0), false).await.unwrap();
+            let files = writer.replica.files();
+            dataset.abandon(writer).await.unwrap();
+            assert!(dataset.replica(POOL, BlockId(3)).is_none() && !files.data.exists());
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn a_transfer_replaces_an_older_replica_only() {
-        let node = node();
-        put_finalized(&node.volume, 1, 1001, &[1; 600]);
-        let dataset = open(vec![node.volume.clone()]);
-        let error = dataset.create_temporary(request(1, 1001, 0), true).await.unwrap_err();
-        assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
-        let mut writer = dataset.create_temporary(request(1, 1002, 0), true).await.unwrap();
-        fill(&mut writer, &[9; 300], 0).await;
-        dataset.finalize(writer, false, None).await.unwrap();
-        let replica = dataset.replica(POOL, BlockId(1)).unwrap();
-        assert_eq!(replica.generation_stamp().0, 1002);
-        assert_holds(&replica, &[9; 300]);
+    #[test]
+    fn a_transfer_replaces_an_older_replica_only() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[1; 600]);
+            let dataset = open(vec![node.volume.clone()]);
+            let error = dataset.create_temporary(request(1, 1001, 0), true).await.unwrap_err();
+            assert!(matches!(error, DatanodeError::ReplicaExists { .. }), "{error}");
+            let mut writer = dataset.create_temporary(request(1, 1002, 0), true).await.unwrap();
+            fill(&mut writer, &[9; 300], 0).await;
+            dataset.finalize(writer, false, None).await.unwrap();
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            assert_eq!(replica.generation_stamp().0, 1002);
+            assert_holds(&replica, &[9; 300]);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn an_append_reopens_the_block_and_breaks_hard_links() {
-        let node = node();
-        put_finalized(&node.volume, 1, 1001, &[1; 700]);
-        let dataset = open(vec![node.volume.clone()]);
-        let replica = dataset.replica(POOL, BlockId(1)).unwrap();
-        let previous = node.volume.root().join("previous-blk_1");
-        fs::hard_link(replica.files().data, &previous).unwrap();
+    #[test]
+    fn an_append_reopens_the_block_and_breaks_hard_links() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[1; 700]);
+            let dataset = open(vec![node.volume.clone()]);
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            let previous = node.volume.root().join("previous-blk_1");
+            fs::hard_link(replica.files().data, &previous).unwrap();
 
-        let stamp = GenerationStamp(1002);
-        let wrong = dataset.append(&extended(1, 1001, 0), stamp, 699).await.unwrap_err();
-        assert!(wrong.to_string().contains("expected length is 699"), "{wrong}");
-        let wrong = dataset.append(&extended(1, 1000, 0), stamp, 700).await.unwrap_err();
-        assert!(matches!(wrong, DatanodeError::UnexpectedReplica { .. }), "{wrong}");
+            let stamp = GenerationStamp(1002);
+            let wrong = dataset.append(&extended(1, 1001, 0), stamp, 699).await.unwrap_err();
+            assert!(wrong.to_string().contains("expected length is 699"), "{wrong}");
+            let wrong = dataset.append(&extended(1, 1000, 0), stamp, 700).await.unwrap_err();
+            assert!(matches!(wrong, DatanodeError::UnexpectedReplica { .. }), "{wrong}");
 
-        let mut writer = dataset.append(&extended(1, 1001, 1 << 20), stamp, 700).await.unwrap();
-        assert_eq!((writer.start_len, writer.checksum), (700, DEFAULT_CHECKSUM));
-        assert_eq!((replica.state(), replica.generation_stamp()), (ReplicaState::Rbw, stamp));
-        assert_eq!(replica.visible_len(), Some(700), "readers go on");
-        assert_eq!(read_exact_at(&writer.data, 0, 700).await.unwrap(), [1; 700]);
-        let block = extended(1, 1002, 0);
-        let twice = dataset.append(&block, GenerationStamp(1003), 700);
-        let twice = tokio::time::timeout(Duration::from_millis(20), twice).await;
-        assert!(twice.is_err() && writer.is_stopped(), "it waits for the writer to let go");
+            let mut writer = dataset.append(&extended(1, 1001, 1 << 20), stamp, 700).await.unwrap();
+            assert_eq!((writer.start_len, writer.checksum), (700, DEFAULT_CHECKSUM));
+            assert_eq!((replica.state(), replica.generation_stamp()), (ReplicaState::Rbw, stamp));
+            assert_eq!(replica.visible_len(), Some(700), "readers go on");
+            assert_eq!(read_exact_at(&writer.data, 0, 700).await.unwrap(), [1; 700]);
+            let block = extended(1, 1002, 0);
+            let twice = dataset.append(&block, GenerationStamp(1003), 700);
+            let twice = ring::timeout(Duration::from_millis(20), twice).await;
+            assert!(twice.is_err() && writer.is_stopped(), "it waits for the writer to let go");
 
-        drop(writer);
-        let stamp = GenerationStamp(1003);
-        writer = dataset.recover_append(&extended(1, 1002, 0), stamp, 700).await.unwrap();
-        fill(&mut writer, &[2; 900], 4096).await;
-        dataset.finalize(writer, false, None).await.unwrap();
-        assert_holds(&replica, &[2; 900]);
-        assert_eq!(fs::read(previous).unwrap(), [1; 700], "the link keeps the old bytes");
+            drop(writer);
+            let stamp = GenerationStamp(1003);
+            writer = dataset.recover_append(&extended(1, 1002, 0), stamp, 700).await.unwrap();
+            fill(&mut writer, &[2; 900], 4096).await;
+            dataset.finalize(writer, false, None).await.unwrap();
+            assert_holds(&replica, &[2; 900]);
+            assert_eq!(fs::read(previous).unwrap(), [1; 700], "the link keeps the old bytes");
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn streaming_recovery_cuts_to_the_acked_bytes() {
-        let node = node();
-        let dataset = &node.dataset;
-        let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
-        fill(&mut writer, &[3; 1500], 10_000).await;
-        let replica = writer.replica.clone();
-        replica.set_bytes_acked(700);
-        let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
-        let early = dataset.recover_rbw(&block, stamp, 800, 2000);
-        assert!(
-            tokio::time::timeout(Duration::from_millis(20), early).await.is_err(),
-            "not before the writer lets go"
-        );
-        drop(writer);
-        for (min, max) in [(701, 2000), (700, 1499)] {
-            let error = dataset.recover_rbw(&block, stamp, min, max).await.unwrap_err();
-            assert!(matches!(error, DatanodeError::UnexpectedReplica { .. }), "{error}");
-        }
-        let writer = dataset.recover_rbw(&block, stamp, 700, 1500).await.unwrap();
-        assert_eq!((writer.start_len, writer.file_len), (700, 700));
-        assert_holds(&replica, &[3; 700]);
-        assert!(replica.files().meta.ends_with("blk_1_1002.meta"));
-        dataset.abandon(writer).await.unwrap();
-        assert_eq!(replica.state(), ReplicaState::Rbw, "an abandoned RBW waits for recovery");
-        let stale = dataset.recover_rbw(&block, GenerationStamp(1001), 700, 1500).await;
-        assert!(stale.is_err(), "1002 is beyond 1001");
+    #[test]
+    fn streaming_recovery_cuts_to_the_acked_bytes() {
+        ring::block_on(async {
+            let node = node();
+            let dataset = &node.dataset;
+            let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            fill(&mut writer, &[3; 1500], 10_000).await;
+            let replica = writer.replica.clone();
+            replica.set_bytes_acked(700);
+            let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
+            let early = dataset.recover_rbw(&block, stamp, 800, 2000);
+            assert!(
+                ring::timeout(Duration::from_millis(20), early).await.is_err(),
+                "not before the writer lets go"
+            );
+            drop(writer);
+            for (min, max) in [(701, 2000), (700, 1499)] {
+                let error = dataset.recover_rbw(&block, stamp, min, max).await.unwrap_err();
+                assert!(matches!(error, DatanodeError::UnexpectedReplica { .. }), "{error}");
+            }
+            let writer = dataset.recover_rbw(&block, stamp, 700, 1500).await.unwrap();
+            assert_eq!((writer.start_len, writer.file_len), (700, 700));
+            assert_holds(&replica, &[3; 700]);
+            assert!(replica.files().meta.ends_with("blk_1_1002.meta"));
+            dataset.abandon(writer).await.unwrap();
+            assert_eq!(replica.state(), ReplicaState::Rbw, "an abandoned RBW waits for recovery");
+            let stale = dataset.recover_rbw(&block, GenerationStamp(1001), 700, 1500).await;
+            assert!(stale.is_err(), "1002 is beyond 1001");
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn close_recovery_finalizes_under_the_new_stamp_and_may_be_repeated() {
-        let node = node();
-        let dataset = &node.dataset;
-        let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
-        fill(&mut writer, &[4; 1500], 10_000).await;
-        let replica = writer.replica.clone();
-        drop(writer);
-        changes(&node);
-        let block = extended(1, 1001, 0);
-        let first = dataset.recover_close(&block, GenerationStamp(1002), 1500);
-        assert_eq!(first.await.unwrap(), extended(1, 1002, 1500).block);
-        assert_holds(&replica, &[4; 1500]);
-        let again = dataset.recover_close(&block, GenerationStamp(1003), 1500);
-        assert_eq!(again.await.unwrap(), extended(1, 1003, 1500).block);
-        assert_holds(&replica, &[4; 1500]);
-        assert_eq!(changes(&node), [(extended(1, 1003, 1500).block, received())]);
+    #[test]
+    fn close_recovery_finalizes_under_the_new_stamp_and_may_be_repeated() {
+        ring::block_on(async {
+            let node = node();
+            let dataset = &node.dataset;
+            let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            fill(&mut writer, &[4; 1500], 10_000).await;
+            let replica = writer.replica.clone();
+            drop(writer);
+            changes(&node);
+            let block = extended(1, 1001, 0);
+            let first = dataset.recover_close(&block, GenerationStamp(1002), 1500);
+            assert_eq!(first.await.unwrap(), extended(1, 1002, 1500).block);
+            assert_holds(&replica, &[4; 1500]);
+            let again = dataset.recover_close(&block, GenerationStamp(1003), 1500);
+            assert_eq!(again.await.unwrap(), extended(1, 1003, 1500).block);
+            assert_holds(&replica, &[4; 1500]);
+            assert_eq!(changes(&node), [(extended(1, 1003, 1500).block, received())]);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn a_stopped_writer_cannot_finalize() {
-        let node = node();
-        let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
-        fill(&mut writer, &[4; 100], 0).await;
-        writer.replica.stop_request().unwrap();
-        let error = node.dataset.finalize(writer, false, None).await.unwrap_err();
-        assert!(matches!(error, DatanodeError::WriterStopped { .. }), "{error}");
-        let replica = node.dataset.replica(POOL, BlockId(1)).unwrap();
-        assert_eq!(replica.state(), ReplicaState::Rbw);
+    #[test]
+    fn a_stopped_writer_cannot_finalize() {
+        ring::block_on(async {
+            let node = node();
+            let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            fill(&mut writer, &[4; 100], 0).await;
+            writer.replica.stop_request().unwrap();
+            let error = node.dataset.finalize(writer, false, None).await.unwrap_err();
+            assert!(matches!(error, DatanodeError::WriterStopped { .. }), "{error}");
+            let replica = node.dataset.replica(POOL, BlockId(1)).unwrap();
+            assert_eq!(replica.state(), ReplicaState::Rbw);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn replicas_that_wait_for_recovery_take_no_writer() {
-        let node = node();
-        put(&node.volume, ReplicaState::Rbw, 1, 1001, &[1; 700]);
-        let dataset = open(vec![node.volume.clone()]);
-        let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
-        let errors = [
-            dataset.append(&block, stamp, 700).await.unwrap_err(),
-            dataset.recover_append(&block, stamp, 700).await.unwrap_err(),
-            dataset.recover_rbw(&block, stamp, 0, 700).await.unwrap_err(),
-            dataset.recover_close(&block, stamp, 700).await.unwrap_err(),
-        ];
-        for error in errors {
-            assert!(matches!(error, DatanodeError::IllegalTransition { .. }), "{error}");
-        }
+    #[test]
+    fn replicas_that_wait_for_recovery_take_no_writer() {
+        ring::block_on(async {
+            let node = node();
+            put(&node.volume, ReplicaState::Rbw, 1, 1001, &[1; 700]);
+            let dataset = open(vec![node.volume.clone()]);
+            let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
+            let errors = [
+                dataset.append(&block, stamp, 700).await.unwrap_err(),
+                dataset.recover_append(&block, stamp, 700).await.unwrap_err(),
+                dataset.recover_rbw(&block, stamp, 0, 700).await.unwrap_err(),
+                dataset.recover_close(&block, stamp, 700).await.unwrap_err(),
+            ];
+            for error in errors {
+                assert!(matches!(error, DatanodeError::IllegalTransition { .. }), "{error}");
+            }
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn what_a_crash_leaves_of_a_write_is_recovered_at_start() {
-        let node = node();
-        let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
-        fill(&mut writer, &[5; 777], 1 << 16).await;
-        drop(writer);
-        let again = open(vec![node.volume.clone()]);
-        let replica = again.replica(POOL, BlockId(1)).unwrap();
-        assert_eq!((replica.state(), replica.bytes_on_disk()), (ReplicaState::Rwr, 777));
-        assert_holds(&replica, &[5; 777]);
+    #[test]
+    fn what_a_crash_leaves_of_a_write_is_recovered_at_start() {
+        ring::block_on(async {
+            let node = node();
+            let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            fill(&mut writer, &[5; 777], 1 << 16).await;
+            drop(writer);
+            let again = open(vec![node.volume.clone()]);
+            let replica = again.replica(POOL, BlockId(1)).unwrap();
+            assert_eq!((replica.state(), replica.bytes_on_disk()), (ReplicaState::Rwr, 777));
+            assert_holds(&replica, &[5; 777]);
+        })
+        .unwrap();
     }
 }

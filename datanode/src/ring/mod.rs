@@ -1,73 +1,57 @@
-//! The file operations that the ring will carry, for the time being as plain system calls.
+//! Input and output of a data thread: one io_uring, one single-threaded executor, and the memory
+//! that operations work on. All of the project's `unsafe` is below this module.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `driver` | the operations and the seam at which a simulated kernel takes the place of `uring` |
+//! | `executor` | tasks, timers, operations in flight |
+//! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
+//! | `message` | lists of ranges for scattered receives and gathered sends |
+//! | `file`, `fs`, `net` | what protocol code calls |
+
+mod buffers;
+mod driver;
+mod executor;
+mod file;
+pub mod fs;
+mod future;
+mod message;
+mod net;
+mod table;
+mod uring;
 
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::time::Duration;
+use std::rc::Rc;
 
-pub mod fs {
-    use std::io;
-    use std::path::Path;
+pub use buffers::{Buffer, BufferMut, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
+pub use executor::{
+    Executor, Job, LocalTask, Remote, TaskHandle, now, pool, sleep, sleep_until, spawn,
+};
+pub use file::{File, OpenOptions};
+pub use future::{Either, Signal, TimedOut, race, timeout};
+pub use message::{ReceiveMessage, SendMessage};
+pub use net::{Received, TcpListener, TcpStream};
+pub use uring::LEAST_KERNEL;
 
-    pub async fn rename(from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::rename(from, to)
-    }
+use uring::UringDriver;
 
-    pub async fn create_dir(path: &Path) -> io::Result<()> {
-        std::fs::create_dir(path)
-    }
-
-    pub async fn sync_dir(path: &Path) -> io::Result<()> {
-        std::fs::File::open(path)?.sync_all()
-    }
+/// An executor on an io_uring of this thread, with a pool of `slabs` slabs.
+pub fn new_executor(slabs: usize) -> io::Result<Rc<Executor>> {
+    let (driver, wake_up) = UringDriver::new(slabs)?;
+    let executor = Executor::new(Box::new(driver), move || wake_up.wake());
+    executor.make_pool(slabs)?;
+    Ok(executor)
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OpenOptions {
-    pub read: bool,
-    pub write: bool,
-    pub create_new: bool,
-    pub direct: bool,
-}
-
-/// An open file whose operations run on this thread's ring.
-#[derive(Debug)]
-pub struct File(std::fs::File);
-
-impl File {
-    pub async fn open(path: &Path, options: OpenOptions) -> io::Result<Self> {
-        std::fs::OpenOptions::new()
-            .read(options.read)
-            .write(options.write)
-            .create_new(options.create_new)
-            .open(path)
-            .map(Self)
-    }
-
-    pub async fn read_at(&self, mut buf: Vec<u8>, offset: u64) -> (io::Result<usize>, Vec<u8>) {
-        (self.0.read_at(&mut buf, offset), buf)
-    }
-
-    pub async fn write_at(&self, buf: Vec<u8>, offset: u64) -> (io::Result<usize>, Vec<u8>) {
-        (self.0.write_at(&buf, offset), buf)
-    }
-
-    pub async fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    pub async fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    pub async fn len(&self) -> io::Result<u64> {
-        self.0.metadata().map(|metadata| metadata.len())
-    }
-}
-
-pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, ()> {
-    tokio::time::timeout(duration, future).await.map_err(drop)
+/// Runs a future on an executor of its own on this thread, with a small pool.
+pub fn block_on<F>(main: F) -> io::Result<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    const SLABS: usize = 32;
+    Ok(new_executor(SLABS)?.run(main))
 }
 
 pub mod net {

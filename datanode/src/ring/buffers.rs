@@ -1,0 +1,462 @@
+//! Memory that the kernel reads and writes: ranges of reference-counted regions, and the pool of
+//! slabs that a data thread's streams share.
+//!
+//! Who owns a byte: a [`BufferMut`] is the only handle on its range and may be written, by us or by
+//! the kernel; [`Buffer`]s may overlap each other and are read only. `split_to` and `freeze` turn
+//! the front of the one into the other, so a received byte passes from the socket through checksum,
+//! mirror and disk without a copy, and its slab returns to the pool when the last handle is gone,
+//! an operation in the kernel's hands being one of them.
+//!
+//! The pool reserves address space at start and touches (and registers with the ring) a slab only
+//! when it is first needed: fresh memory costs seconds per GiB on virtual machines. Slabs that were
+//! used last are handed out first.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::ops::{Deref, DerefMut, RangeBounds};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use memmap2::{Advice, MmapMut};
+
+/// Bytes of a slab: half a huge page, and the size of write at which one stream fills a disk.
+pub const SLAB_BYTES: usize = 1 << 20;
+/// Direct I/O wants memory, offsets and lengths in multiples of this.
+pub const SECTOR_BYTES: usize = 4096;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A range of memory that only this handle reaches.
+pub struct BufferMut {
+    range: Range,
+}
+
+/// A range of memory that is read only until its last handle is gone.
+#[derive(Clone)]
+pub struct Buffer {
+    range: Range,
+}
+
+#[derive(Clone)]
+struct Range {
+    memory: Rc<Memory>,
+    start: usize,
+    end: usize,
+}
+
+struct Memory {
+    base: NonNull<u8>,
+    len: usize,
+    owner: Owner,
+}
+
+enum Owner {
+    /// Zeroed and sector-aligned.
+    Heap(Layout),
+    Vec(#[allow(dead_code, reason = "keeps the bytes alive")] Vec<u8>),
+    Slab {
+        pool: Rc<PoolCore>,
+        slab: usize,
+        registered: Option<u16>,
+        share: Rc<ShareCore>,
+    },
+}
+
+impl BufferMut {
+    /// Zeroed memory outside of any pool, aligned for direct I/O.
+    pub fn zeroed(len: usize) -> Self {
+        let layout = Layout::from_size_align(len.max(1), SECTOR_BYTES)
+            .expect("a buffer is far smaller than the address space");
+        // SAFETY: the layout's size is at least 1.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })
+            .unwrap_or_else(|| handle_alloc_error(layout));
+        Self::whole(Memory { base, len, owner: Owner::Heap(layout) })
+    }
+
+    fn whole(memory: Memory) -> Self {
+        let end = memory.len;
+        Self { range: Range { memory: Rc::new(memory), start: 0, end } }
+    }
+
+    /// Takes the first `len` bytes off, as a handle of their own.
+    pub fn split_to(&mut self, len: usize) -> Self {
+        assert!(len <= self.len(), "split of {len} bytes off {}", self.len());
+        let middle = self.range.start + len;
+        let front = Range { end: middle, ..self.range.clone() };
+        self.range.start = middle;
+        Self { range: front }
+    }
+
+    /// Cuts the handle down to its first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.range.end = self.range.end.min(self.range.start + len);
+    }
+
+    pub fn freeze(self) -> Buffer {
+        Buffer { range: self.range }
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.range.ptr()
+    }
+
+    pub(super) fn registered(&self) -> Option<u16> {
+        self.range.registered()
+    }
+}
+
+impl Buffer {
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
+        let (start, end) = bounds(range, self.len());
+        let base = self.range.start;
+        Self { range: Range { start: base + start, end: base + end, ..self.range.clone() } }
+    }
+
+    /// Drops the first `len` bytes of the range.
+    pub fn advance(&mut self, len: usize) {
+        assert!(len <= self.len(), "advance by {len} of {}", self.len());
+        self.range.start += len;
+    }
+
+    /// Grows this range by `next` if that follows it in the same memory, else gives it back.
+    pub fn try_join(&mut self, next: Self) -> Result<(), Self> {
+        let adjacent = Rc::ptr_eq(&self.range.memory, &next.range.memory)
+            && self.range.end == next.range.start;
+        if !adjacent {
+            return Err(next);
+        }
+        self.range.end = next.range.end;
+        Ok(())
+    }
+
+    /// Whether the range reaches the end of its memory: nothing can follow it there.
+    pub fn ends_memory(&self) -> bool {
+        self.range.end == self.range.memory.len
+    }
+
+    pub(super) fn registered(&self) -> Option<u16> {
+        self.range.registered()
+    }
+}
+
+impl Range {
+    fn ptr(&self) -> *mut u8 {
+        // SAFETY: start <= end <= len of the memory.
+        unsafe { self.memory.base.as_ptr().add(self.start) }
+    }
+
+    fn registered(&self) -> Option<u16> {
+        match self.memory.owner {
+            Owner::Slab { registered, .. } => registered,
+            _ => None,
+        }
+    }
+}
+
+impl Deref for BufferMut {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the range is initialised memory (zeroed, or written before), and no other handle
+        // reaches it; the kernel writes to it only while an operation owns the handle.
+        unsafe { std::slice::from_raw_parts(self.range.ptr(), self.range.end - self.range.start) }
+    }
+}
+
+impl DerefMut for BufferMut {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in deref, and this handle is borrowed mutably.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.range.ptr(), self.range.end - self.range.start)
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: initialised memory that nobody writes: it was frozen by its only writer.
+        unsafe { std::slice::from_raw_parts(self.range.ptr(), self.range.end - self.range.start) }
+    }
+}
+
+impl From<Vec<u8>> for BufferMut {
+    fn from(mut bytes: Vec<u8>) -> Self {
+        let len = bytes.len();
+        let base = NonNull::from(bytes.as_mut_slice()).cast();
+        Self::whole(Memory { base, len, owner: Owner::Vec(bytes) })
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        BufferMut::from(bytes).freeze()
+    }
+}
+
+impl From<BufferMut> for Buffer {
+    fn from(buffer: BufferMut) -> Self {
+        buffer.freeze()
+    }
+}
+
+impl std::fmt::Debug for BufferMut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BufferMut({} bytes)", self.len())
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} bytes)", self.len())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        match &self.owner {
+            // SAFETY: allocated in `zeroed` with this layout; the last handle is gone.
+            Owner::Heap(layout) => unsafe { dealloc(self.base.as_ptr(), *layout) },
+            Owner::Vec(_) => {}
+            Owner::Slab { pool, slab, share, .. } => {
+                share.held.set(share.held.get() - 1);
+                share.wake();
+                pool.free.borrow_mut().push(*slab);
+                pool.wake_first();
+            }
+        }
+    }
+}
+
+/// The slabs of one data thread.
+#[derive(Clone)]
+pub struct SlabPool {
+    core: Rc<PoolCore>,
+}
+
+struct PoolCore {
+    /// The first slab, at a huge page's boundary: two slabs make a huge page.
+    first: NonNull<u8>,
+    slabs: usize,
+    /// Keeps the memory mapped; every slab handed out holds the pool.
+    _map: MmapMut,
+    free: RefCell<Vec<usize>>,
+    /// Slabs below this have been handed out before.
+    touched: Cell<usize>,
+    registered: RefCell<Vec<Option<u16>>>,
+    register: Box<dyn Fn(usize, *mut u8, usize) -> Option<u16>>,
+    waiters: RefCell<VecDeque<(u64, Waker)>>,
+    next_ticket: Cell<u64>,
+}
+
+/// What one stream may take of the pool at a time.
+pub struct SlabShare {
+    pool: SlabPool,
+    core: Rc<ShareCore>,
+    max: usize,
+}
+
+#[derive(Default)]
+struct ShareCore {
+    held: Cell<usize>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl SlabPool {
+    /// `register` makes a slab known to the kernel when it is first used, and returns its index
+    /// there, or `None` where the locked-memory limit forbids it.
+    pub(super) fn new(
+        slabs: usize,
+        register: impl Fn(usize, *mut u8, usize) -> Option<u16> + 'static,
+    ) -> io::Result<Self> {
+        let mut map = MmapMut::map_anon(slabs * SLAB_BYTES + HUGE_PAGE_BYTES)?;
+        // Without huge pages all works, with a fifth less throughput.
+        let _ = map.advise(Advice::HugePage);
+        let base = map.as_mut_ptr();
+        // SAFETY: the offset is below a huge page's size, by which the map exceeds its slabs.
+        let first = unsafe { NonNull::new_unchecked(base.add(base.align_offset(HUGE_PAGE_BYTES))) };
+        let core = PoolCore {
+            first,
+            slabs,
+            _map: map,
+            free: RefCell::new(Vec::with_capacity(slabs)),
+            touched: Cell::new(0),
+            registered: RefCell::new(vec![None; slabs]),
+            register: Box::new(register),
+            waiters: RefCell::default(),
+            next_ticket: Cell::new(0),
+        };
+        Ok(Self { core: Rc::new(core) })
+    }
+
+    /// A share of the pool for one stream, of `max` slabs at a time.
+    pub fn share(&self, max: usize) -> SlabShare {
+        let max = max.min(self.core.slabs);
+        SlabShare { pool: self.clone(), core: Rc::default(), max }
+    }
+
+    /// Slabs that are not handed out.
+    pub fn free(&self) -> usize {
+        self.core.free_count()
+    }
+
+    pub fn total(&self) -> usize {
+        self.core.slabs
+    }
+}
+
+impl SlabShare {
+    /// Slabs held now, by handles or by operations in flight.
+    pub fn held(&self) -> usize {
+        self.core.held.get()
+    }
+
+    /// `count` slabs, if the share allows them and nobody waits for them before us.
+    pub fn try_take(&self, count: usize) -> Option<Vec<BufferMut>> {
+        let pool = &self.pool.core;
+        let may_take = self.held() + count <= self.max
+            && pool.free_count() >= count
+            && pool.waiters.borrow().is_empty();
+        may_take.then(|| self.hand_out(count))
+    }
+
+    /// `count` slabs (or the whole share, if that is less), waiting in line for them. To stay free
+    /// of deadlock, a caller that waits here for the pool holds no slab whose release depends on
+    /// what it waits for.
+    pub async fn take(&self, count: usize) -> Vec<BufferMut> {
+        let count = count.min(self.max);
+        self.wait_for_share(count).await;
+        let pool = &self.pool.core;
+        if let Some(slabs) = self.try_take(count) {
+            return slabs;
+        }
+        let place = pool.queue();
+        poll_fn(|context| {
+            let is_first = place.is_first(context.waker());
+            if is_first && pool.free_count() >= count { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let slabs = self.hand_out(count);
+        drop(place);
+        slabs
+    }
+
+    /// Resolves when the share itself, whatever the pool has, allows `count` slabs.
+    pub async fn wait_for_share(&self, count: usize) {
+        let count = count.min(self.max);
+        poll_fn(|context| {
+            if self.held() + count <= self.max {
+                return Poll::Ready(());
+            }
+            *self.core.waiter.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn hand_out(&self, count: usize) -> Vec<BufferMut> {
+        (0..count).map(|_| self.pool.core.hand_out(&self.core)).collect()
+    }
+}
+
+impl ShareCore {
+    fn wake(&self) {
+        if let Some(waker) = self.waiter.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A place in the line for slabs, left by dropping it.
+struct Place<'a> {
+    pool: &'a PoolCore,
+    ticket: u64,
+}
+
+impl Place<'_> {
+    fn is_first(&self, waker: &Waker) -> bool {
+        let mut waiters = self.pool.waiters.borrow_mut();
+        if let Some(mine) = waiters.iter_mut().find(|(ticket, _)| *ticket == self.ticket) {
+            mine.1.clone_from(waker);
+        } else {
+            waiters.push_back((self.ticket, waker.clone()));
+        }
+        waiters.front().is_some_and(|(ticket, _)| *ticket == self.ticket)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.pool.waiters.borrow_mut().retain(|(ticket, _)| *ticket != self.ticket);
+        self.pool.wake_first();
+    }
+}
+
+impl PoolCore {
+    fn free_count(&self) -> usize {
+        self.free.borrow().len() + self.slabs - self.touched.get()
+    }
+
+    fn queue(&self) -> Place<'_> {
+        let ticket = self.next_ticket.get();
+        self.next_ticket.set(ticket + 1);
+        Place { pool: self, ticket }
+    }
+
+    fn wake_first(&self) {
+        if let Some((_, waker)) = self.waiters.borrow().front() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// A free slab, which the caller has made sure of.
+    fn hand_out(self: &Rc<Self>, share: &Rc<ShareCore>) -> BufferMut {
+        let used = self.free.borrow_mut().pop();
+        let slab = used.unwrap_or_else(|| self.touch_next());
+        let base = self.base(slab);
+        share.held.set(share.held.get() + 1);
+        let owner = Owner::Slab {
+            pool: self.clone(),
+            slab,
+            registered: self.registered.borrow()[slab],
+            share: share.clone(),
+        };
+        BufferMut::whole(Memory { base, len: SLAB_BYTES, owner })
+    }
+
+    fn touch_next(&self) -> usize {
+        let slab = self.touched.get();
+        self.touched.set(slab + 1);
+        let registered = (self.register)(slab, self.base(slab).as_ptr(), SLAB_BYTES);
+        self.registered.borrow_mut()[slab] = registered;
+        slab
+    }
+
+    fn base(&self, slab: usize) -> NonNull<u8> {
+        assert!(slab < self.slabs, "slab {slab} of {}", self.slabs);
+        // SAFETY: within the map, which holds `slabs` slabs from `first` on.
+        unsafe { self.first.add(slab * SLAB_BYTES) }
+    }
+}
+
+fn bounds(range: impl RangeBounds<usize>, len: usize) -> (usize, usize) {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let start = match range.start_bound() {
+        Included(&start) => start,
+        Excluded(&start) => start + 1,
+        Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Included(&end) => end + 1,
+        Excluded(&end) => end,
+        Unbounded => len,
+    };
+    assert!(start <= end && end <= len, "range {start}..{end} of {len}");
+    (start, end)
+}

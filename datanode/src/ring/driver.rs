@@ -1,0 +1,169 @@
+//! The seam between the protocol code and the kernel: operations that own what they touch, and the
+//! driver that carries them out. The io_uring driver is in `uring`; a simulated one implements the
+//! same trait.
+//!
+//! An operation is owned by the executor from submission to completion, whatever becomes of the
+//! future that waits for it: dropping that future never frees memory under the kernel's hands.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::buffers::{Buffer, BufferMut};
+use super::message::{ReceiveMessage, SendMessage, SocketAddress};
+
+/// An open descriptor; an operation holds one of these, so that the number is not reused meanwhile.
+pub type Descriptor = Rc<OwnedFd>;
+
+#[derive(Debug)]
+pub enum Operation {
+    Read {
+        fd: Descriptor,
+        buffer: BufferMut,
+        offset: u64,
+    },
+    Write {
+        fd: Descriptor,
+        buffer: Buffer,
+        offset: u64,
+    },
+    WriteGathered {
+        fd: Descriptor,
+        message: Box<SendMessage>,
+        offset: u64,
+    },
+    /// Receives into the spare capacity.
+    Receive {
+        fd: Descriptor,
+        buffer: BytesMut,
+    },
+    ReceiveMessage {
+        fd: Descriptor,
+        message: Box<ReceiveMessage>,
+    },
+    /// Sends `buffer[from..]`.
+    Send {
+        fd: Descriptor,
+        buffer: BytesMut,
+        from: usize,
+    },
+    SendMessage {
+        fd: Descriptor,
+        message: Box<SendMessage>,
+    },
+    AwaitReadable {
+        fd: Descriptor,
+    },
+    Accept {
+        fd: Descriptor,
+    },
+    Connect {
+        fd: Descriptor,
+        address: Box<SocketAddress>,
+    },
+    Open {
+        path: CString,
+        flags: i32,
+        mode: u32,
+    },
+    Allocate {
+        fd: Descriptor,
+        offset: u64,
+        len: u64,
+    },
+    Truncate {
+        fd: Descriptor,
+        len: u64,
+    },
+    Sync {
+        fd: Descriptor,
+        data_only: bool,
+    },
+    Status {
+        fd: Descriptor,
+        status: Box<libc::statx>,
+    },
+    Rename {
+        from: CString,
+        to: CString,
+    },
+    Unlink {
+        path: CString,
+    },
+    CreateDir {
+        path: CString,
+        mode: u32,
+    },
+}
+
+impl Operation {
+    /// Whether it may never complete by itself, so that giving up on it must cancel it. Disk
+    /// operations always end, and are better left to it.
+    pub fn waits_for_peer(&self) -> bool {
+        matches!(
+            self,
+            Self::Receive { .. }
+                | Self::ReceiveMessage { .. }
+                | Self::Send { .. }
+                | Self::SendMessage { .. }
+                | Self::AwaitReadable { .. }
+                | Self::Accept { .. }
+                | Self::Connect { .. }
+        )
+    }
+}
+
+/// What the kernel says at the end of an operation.
+#[derive(Debug)]
+pub struct Outcome {
+    /// A count or a descriptor, by the operation's kind.
+    pub result: io::Result<u32>,
+    /// More bytes lay in the socket when a receive was done.
+    pub more_in_socket: bool,
+}
+
+#[derive(Debug)]
+pub struct Completion {
+    pub token: u64,
+    pub outcome: Outcome,
+}
+
+/// How long [`Driver::turn`] may block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    None,
+    Until(Instant),
+    Forever,
+}
+
+pub trait Driver {
+    /// Starts `operation`; its completion carries `token`.
+    ///
+    /// # Safety
+    ///
+    /// The operation's heap memory (buffers, message, path, address) must stay alive and untouched
+    /// until that completion.
+    unsafe fn submit(&mut self, token: u64, operation: &mut Operation);
+
+    /// Asks for the early end of an operation, which still completes.
+    fn cancel(&mut self, token: u64);
+
+    /// Passes submissions on, waits for a completion as long as `patience` says, and appends what
+    /// has completed. A call of the waker that came with the driver ends the wait.
+    fn turn(&mut self, patience: Patience, completions: &mut Vec<Completion>) -> io::Result<()>;
+
+    /// Makes a range of memory known for operations on it; `None` if that is not possible.
+    ///
+    /// # Safety
+    ///
+    /// The memory must stay mapped until the driver is gone.
+    unsafe fn register(&mut self, index: usize, base: *mut u8, len: usize) -> Option<u16>;
+
+    fn now(&self) -> Instant;
+}

@@ -1,0 +1,485 @@
+//! A single-threaded executor over a [`Driver`]: tasks, timers, and the table of operations in
+//! flight.
+//!
+//! Wakers may be called from any thread: on the executor's own they queue the task directly, from
+//! another one through a queue and the driver's wake-up. A task that panics is dropped with its
+//! message logged; the others go on.
+//!
+//! An operation lives in the table from submission to completion. A future that is dropped before
+//! leaves it there (and asks for its cancellation when it waits for a peer), so memory in the
+//! kernel's hands is never freed.
+
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::SegQueue;
+
+use super::buffers::SlabPool;
+use super::driver::{Completion, Driver, Operation, Outcome, Patience};
+use super::future::Signal;
+use super::table::Table;
+
+/// How long a stopping executor waits for the kernel to let go of operations.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
+pub type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
+/// Makes a task on the thread that is to run it.
+pub type Job = Box<dyn FnOnce() -> LocalTask + Send>;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
+}
+
+pub struct Executor {
+    driver: RefCell<Box<dyn Driver>>,
+    operations: RefCell<Table<Slot>>,
+    tasks: RefCell<Table<Task>>,
+    ready: RefCell<VecDeque<usize>>,
+    timers: RefCell<Timers>,
+    remote: Arc<Remote>,
+    pool: RefCell<Option<SlabPool>>,
+}
+
+/// What other threads reach of an executor.
+pub struct Remote {
+    woken: SegQueue<usize>,
+    jobs: SegQueue<Job>,
+    is_asleep: AtomicBool,
+    wake_up: Box<dyn Fn() + Send + Sync>,
+}
+
+struct Task {
+    /// Out while it is polled.
+    future: Option<LocalTask>,
+    waker: Waker,
+    handle: Arc<TaskWaker>,
+}
+
+struct TaskWaker {
+    task: usize,
+    is_queued: AtomicBool,
+    remote: Arc<Remote>,
+}
+
+struct Slot {
+    operation: Operation,
+    state: SlotState,
+}
+
+enum SlotState {
+    Waiting(Option<Waker>),
+    Done(Outcome),
+    /// Nobody waits any more: the operation is kept for the kernel only.
+    Abandoned,
+}
+
+/// Wakers by time of expiry; the number tells equal times apart.
+#[derive(Default)]
+struct Timers {
+    entries: BTreeMap<(Instant, u64), Waker>,
+    next_id: u64,
+}
+
+impl Executor {
+    /// `wake_up` ends the driver's wait and may be called from any thread.
+    pub fn new(driver: Box<dyn Driver>, wake_up: impl Fn() + Send + Sync + 'static) -> Rc<Self> {
+        let remote = Remote {
+            woken: SegQueue::new(),
+            jobs: SegQueue::new(),
+            is_asleep: AtomicBool::new(false),
+            wake_up: Box::new(wake_up),
+        };
+        Rc::new(Self {
+            driver: RefCell::new(driver),
+            operations: RefCell::default(),
+            tasks: RefCell::default(),
+            ready: RefCell::default(),
+            timers: RefCell::default(),
+            remote: Arc::new(remote),
+            pool: RefCell::default(),
+        })
+    }
+
+    /// Gives the executor its pool, `slabs` slabs of memory known to the driver.
+    pub fn make_pool(self: &Rc<Self>, slabs: usize) -> std::io::Result<()> {
+        let executor = Rc::downgrade(self);
+        let pool = SlabPool::new(slabs, move |index, base, len| {
+            let executor = executor.upgrade()?;
+            // SAFETY: every slab and the executor's pool hold the mapping, and `shut_down` ends
+            // all operations before either goes.
+            unsafe { executor.driver.borrow_mut().register(index, base, len) }
+        })?;
+        *self.pool.borrow_mut() = Some(pool);
+        Ok(())
+    }
+
+    pub fn remote(&self) -> Arc<Remote> {
+        self.remote.clone()
+    }
+
+    /// Runs all tasks until `main` is done, then drops the others and ends their operations.
+    pub fn run<F: Future + 'static>(self: &Rc<Self>, main: F) -> F::Output
+    where
+        F::Output: 'static,
+    {
+        let former = CURRENT.replace(Some(self.clone()));
+        assert!(former.is_none(), "an executor runs on this thread already");
+        let result = Rc::new(RefCell::new(None));
+        let place = result.clone();
+        let main_task = self.spawn(Box::pin(async move {
+            let output = main.await;
+            *place.borrow_mut() = Some(output);
+        }));
+        let output = loop {
+            self.take_remote();
+            self.run_ready();
+            if let Some(output) = result.borrow_mut().take() {
+                break output;
+            }
+            assert!(self.tasks.borrow().contains(main_task), "the main task panicked");
+            self.turn(self.patience());
+        };
+        self.shut_down();
+        CURRENT.replace(None);
+        output
+    }
+
+    pub(super) fn spawn(&self, future: LocalTask) -> usize {
+        let mut tasks = self.tasks.borrow_mut();
+        let task = tasks.next_index();
+        let remote = self.remote.clone();
+        let handle = Arc::new(TaskWaker { task, is_queued: AtomicBool::new(true), remote });
+        tasks.insert(Task { future: Some(future), waker: handle.clone().into(), handle });
+        self.ready.borrow_mut().push_back(task);
+        task
+    }
+
+    /// Submits at once; the returned future waits for the completion.
+    pub(super) fn submit(self: &Rc<Self>, operation: Operation) -> InFlight {
+        let mut operations = self.operations.borrow_mut();
+        let (token, slot) = operations.insert(Slot { operation, state: SlotState::Waiting(None) });
+        // SAFETY: the operation stays in the table until its completion; what the kernel sees of
+        // it lies behind pointers, so the table may move it.
+        unsafe { self.driver.borrow_mut().submit(token as u64, &mut slot.operation) };
+        InFlight { executor: self.clone(), token: Some(token) }
+    }
+
+    fn take_remote(self: &Rc<Self>) {
+        while let Some(job) = self.remote.jobs.pop() {
+            self.spawn(job());
+        }
+        let mut ready = self.ready.borrow_mut();
+        while let Some(task) = self.remote.woken.pop() {
+            ready.push_back(task);
+        }
+    }
+
+    /// Polls the tasks that are ready now; those that they make ready wait for the next round, so
+    /// that completions are collected in between.
+    fn run_ready(&self) {
+        let count = self.ready.borrow().len();
+        for _ in 0..count {
+            let Some(key) = self.ready.borrow_mut().pop_front() else { return };
+            self.poll_task(key);
+        }
+    }
+
+    fn poll_task(&self, key: usize) {
+        let taken = self.tasks.borrow_mut().get_mut(key).and_then(|task| {
+            task.handle.is_queued.store(false, Ordering::Release);
+            Some((task.future.take()?, task.waker.clone()))
+        });
+        let Some((mut future, waker)) = taken else { return };
+        let mut context = Context::from_waker(&waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
+        match polled {
+            Ok(Poll::Pending) => {
+                if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
+                    task.future = Some(future);
+                }
+            }
+            Ok(Poll::Ready(())) => drop(self.tasks.borrow_mut().remove(key)),
+            Err(_) => {
+                tracing::error!("a task panicked and was dropped; the panic's message is above");
+                drop(self.tasks.borrow_mut().remove(key));
+            }
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        if !self.ready.borrow().is_empty() {
+            return Patience::None;
+        }
+        self.remote.is_asleep.store(true, Ordering::SeqCst);
+        if !self.remote.is_empty() {
+            return Patience::None;
+        }
+        match self.timers.borrow().entries.keys().next() {
+            Some((deadline, _)) => Patience::Until(*deadline),
+            None => Patience::Forever,
+        }
+    }
+
+    fn turn(&self, patience: Patience) {
+        let mut completions = Vec::new();
+        let turned = self.driver.borrow_mut().turn(patience, &mut completions);
+        self.remote.is_asleep.store(false, Ordering::SeqCst);
+        if let Err(error) = turned {
+            tracing::error!(%error, "waiting for completions failed");
+        }
+        for completion in completions {
+            self.complete(completion);
+        }
+        let now = self.driver.borrow().now();
+        self.timers.borrow_mut().expire(now);
+    }
+
+    fn complete(&self, completion: Completion) {
+        let mut operations = self.operations.borrow_mut();
+        let token = completion.token as usize;
+        let Some(slot) = operations.get_mut(token) else {
+            unreachable!("one completion for each operation");
+        };
+        match std::mem::replace(&mut slot.state, SlotState::Done(completion.outcome)) {
+            SlotState::Waiting(Some(waker)) => waker.wake(),
+            SlotState::Waiting(None) | SlotState::Done(_) => {}
+            SlotState::Abandoned => {
+                let abandoned = operations.remove(token);
+                // What it owns may free a slab and wake whoever waits for one.
+                drop(operations);
+                drop(abandoned);
+            }
+        }
+    }
+
+    fn shut_down(&self) {
+        self.ready.borrow_mut().clear();
+        let tasks = self.tasks.take();
+        drop(tasks);
+        for token in self.operations.borrow().indices() {
+            self.driver.borrow_mut().cancel(token as u64);
+        }
+        let deadline = self.driver.borrow().now() + SHUTDOWN_PATIENCE;
+        while !self.operations.borrow().is_empty() && self.driver.borrow().now() < deadline {
+            self.turn(Patience::Until(deadline));
+        }
+        let held_by_kernel = self.operations.take();
+        if !held_by_kernel.is_empty() {
+            tracing::error!("operations are still in flight; their memory is given up");
+            std::mem::forget(held_by_kernel);
+        }
+    }
+}
+
+impl Remote {
+    /// Has a task started on the executor's thread.
+    pub fn spawn(&self, job: Job) {
+        self.jobs.push(job);
+        self.notify();
+    }
+
+    fn notify(&self) {
+        if self.is_asleep.swap(false, Ordering::SeqCst) {
+            (self.wake_up)();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.woken.is_empty() && self.jobs.is_empty()
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.is_queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let is_local = CURRENT
+            .try_with(|current| match &*current.borrow() {
+                Some(executor) if Arc::ptr_eq(&executor.remote, &self.remote) => {
+                    executor.ready.borrow_mut().push_back(self.task);
+                    true
+                }
+                _ => false,
+            })
+            .unwrap_or(false);
+        if !is_local {
+            self.remote.woken.push(self.task);
+            self.remote.notify();
+        }
+    }
+}
+
+impl Timers {
+    fn expire(&mut self, now: Instant) {
+        while let Some(entry) = self.entries.first_entry()
+            && entry.key().0 <= now
+        {
+            entry.remove().wake();
+        }
+    }
+}
+
+/// An operation under way. Dropped early, it leaves the operation to the executor.
+pub struct InFlight {
+    executor: Rc<Executor>,
+    /// `None` once the completion was handed out.
+    token: Option<usize>,
+}
+
+impl Future for InFlight {
+    type Output = (Operation, Outcome);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let token = self.token.expect("polled after completion");
+        let mut operations = self.executor.operations.borrow_mut();
+        let slot = operations.get_mut(token).expect("in the table until handed out here");
+        if let SlotState::Waiting(waker) = &mut slot.state {
+            match waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                None => *waker = Some(context.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        let Some(Slot { operation, state: SlotState::Done(outcome) }) = operations.remove(token)
+        else {
+            unreachable!("only a dropped future's operation is abandoned");
+        };
+        drop(operations);
+        self.token = None;
+        Poll::Ready((operation, outcome))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let Some(token) = self.token else { return };
+        let mut operations = self.executor.operations.borrow_mut();
+        let Some(slot) = operations.get_mut(token) else { return };
+        if matches!(slot.state, SlotState::Waiting(_)) {
+            slot.state = SlotState::Abandoned;
+            if slot.operation.waits_for_peer() {
+                self.executor.driver.borrow_mut().cancel(token as u64);
+            }
+            return;
+        }
+        let done = operations.remove(token);
+        drop(operations);
+        drop(done);
+    }
+}
+
+/// The executor of this thread.
+///
+/// # Panics
+///
+/// Outside of one: data-thread code is called from data threads only.
+pub(super) fn current() -> Rc<Executor> {
+    CURRENT.with(|current| current.borrow().clone()).expect("runs on a data thread")
+}
+
+/// Starts a task on this thread; it goes on when the handle is dropped.
+pub fn spawn<F>(future: F) -> TaskHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    let shared = Rc::new(TaskResult { output: RefCell::new(None), done: Signal::default() });
+    let result = shared.clone();
+    current().spawn(Box::pin(async move {
+        let output = future.await;
+        *result.output.borrow_mut() = Some(output);
+        result.done.set();
+    }));
+    TaskHandle(shared)
+}
+
+/// The result of a task, to be awaited once.
+pub struct TaskHandle<T>(Rc<TaskResult<T>>);
+
+struct TaskResult<T> {
+    output: RefCell<Option<T>>,
+    done: Signal,
+}
+
+impl<T> TaskHandle<T> {
+    pub async fn join(self) -> T {
+        loop {
+            if let Some(output) = self.0.output.borrow_mut().take() {
+                return output;
+            }
+            self.0.done.changed().await;
+        }
+    }
+}
+
+pub fn now() -> Instant {
+    let executor = current();
+    let now = executor.driver.borrow().now();
+    now
+}
+
+/// This thread's slabs.
+pub fn pool() -> SlabPool {
+    let executor = current();
+    let pool = executor.pool.borrow().clone();
+    pool.expect("a data thread makes its pool before it runs tasks")
+}
+
+/// Resolves at `deadline`.
+pub struct Sleep {
+    deadline: Instant,
+    /// Its entry among the timers, once polled.
+    id: Option<u64>,
+}
+
+pub fn sleep_until(deadline: Instant) -> Sleep {
+    Sleep { deadline, id: None }
+}
+
+pub fn sleep(duration: Duration) -> Sleep {
+    sleep_until(now() + duration)
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let executor = current();
+        if executor.driver.borrow().now() >= self.deadline {
+            return Poll::Ready(());
+        }
+        let mut timers = executor.timers.borrow_mut();
+        let id = *self.id.get_or_insert_with(|| {
+            timers.next_id += 1;
+            timers.next_id
+        });
+        timers.entries.insert((self.deadline, id), context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        CURRENT.with(|current| {
+            if let Some(executor) = &*current.borrow() {
+                executor.timers.borrow_mut().entries.remove(&(self.deadline, id));
+            }
+        });
+    }
+}

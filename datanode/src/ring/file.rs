@@ -1,0 +1,203 @@
+//! Files whose operations run on this thread's ring.
+//!
+//! Operations are submitted when they are called, not when first polled: several may be started
+//! and waited for in any order.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::future::Future;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::buffers::{Buffer, BufferMut};
+use super::driver::{Descriptor, Operation};
+use super::executor::{InFlight, current};
+use super::message::SendMessage;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    pub read: bool,
+    pub write: bool,
+    pub create_new: bool,
+    /// O_DIRECT: memory, offsets and lengths must be multiples of
+    /// [`super::SECTOR_BYTES`].
+    pub direct: bool,
+}
+
+/// An open file; closed when the last handle and operation on it are gone.
+#[derive(Clone, Debug)]
+pub struct File {
+    descriptor: Descriptor,
+}
+
+impl File {
+    pub async fn open(path: &Path, options: OpenOptions) -> io::Result<Self> {
+        let mut flags = libc::O_CLOEXEC;
+        flags |= match (options.read, options.write) {
+            (true, true) => libc::O_RDWR,
+            (false, true) => libc::O_WRONLY,
+            _ => libc::O_RDONLY,
+        };
+        if options.create_new {
+            flags |= libc::O_CREAT | libc::O_EXCL;
+        }
+        if options.direct {
+            flags |= libc::O_DIRECT;
+        }
+        let operation = Operation::Open { path: c_path(path)?, flags, mode: 0o644 };
+        let (_, outcome) = submit(operation).await;
+        let number = outcome.result?;
+        // SAFETY: the kernel has just opened it for us.
+        let owned = unsafe { OwnedFd::from_raw_fd(number as i32) };
+        Ok(Self { descriptor: Rc::new(owned) })
+    }
+
+    /// Reads at most the buffer's length; the buffer comes back either way.
+    pub fn read_at(
+        &self,
+        buffer: BufferMut,
+        offset: u64,
+    ) -> impl Future<Output = (io::Result<usize>, BufferMut)> + use<> {
+        let in_flight = submit(Operation::Read { fd: self.descriptor.clone(), buffer, offset });
+        async move {
+            match in_flight.await {
+                (Operation::Read { buffer, .. }, outcome) => (count(outcome.result), buffer),
+                _ => unreachable!("an operation comes back as it was submitted"),
+            }
+        }
+    }
+
+    /// Reads exactly `len` bytes into memory of its own.
+    pub async fn read_exact_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(len);
+        while out.len() < len {
+            let rest = BufferMut::from(vec![0; len - out.len()]);
+            let (read, buffer) = self.read_at(rest, offset + out.len() as u64).await;
+            match read? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => out.extend_from_slice(&buffer[..count]),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Writes all of the buffer.
+    pub fn write_all_at(
+        &self,
+        buffer: Buffer,
+        offset: u64,
+    ) -> impl Future<Output = io::Result<()>> + use<> {
+        let file = self.clone();
+        let mut in_flight = file.write(buffer, offset);
+        async move {
+            let mut offset = offset;
+            loop {
+                let (Operation::Write { mut buffer, .. }, outcome) = in_flight.await else {
+                    unreachable!("an operation comes back as it was submitted");
+                };
+                let written = more_than_none(outcome.result)?;
+                buffer.advance(written);
+                if buffer.is_empty() {
+                    return Ok(());
+                }
+                offset += written as u64;
+                in_flight = file.write(buffer, offset);
+            }
+        }
+    }
+
+    /// Writes all of a list of buffers, one after the other; the list comes back emptied.
+    pub fn write_all_gathered_at(
+        &self,
+        message: Box<SendMessage>,
+        offset: u64,
+    ) -> impl Future<Output = (io::Result<()>, Box<SendMessage>)> + use<> {
+        let file = self.clone();
+        let mut in_flight = file.write_gathered(message, offset);
+        async move {
+            let mut offset = offset;
+            loop {
+                let (Operation::WriteGathered { mut message, .. }, outcome) = in_flight.await
+                else {
+                    unreachable!("an operation comes back as it was submitted");
+                };
+                let written = more_than_none(outcome.result);
+                if let Ok(count) = written {
+                    message.advance(count);
+                    offset += count as u64;
+                    if message.parts() > 0 {
+                        in_flight = file.write_gathered(message, offset);
+                        continue;
+                    }
+                }
+                message.clear();
+                return (written.map(drop), message);
+            }
+        }
+    }
+
+    /// Allocates disk space and makes the file at least `offset + len` bytes long.
+    pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        run(Operation::Allocate { fd: self.descriptor.clone(), offset, len }).await
+    }
+
+    pub async fn set_len(&self, len: u64) -> io::Result<()> {
+        run(Operation::Truncate { fd: self.descriptor.clone(), len }).await
+    }
+
+    /// fdatasync: data, and the metadata needed to read it.
+    pub async fn sync_data(&self) -> io::Result<()> {
+        run(Operation::Sync { fd: self.descriptor.clone(), data_only: true }).await
+    }
+
+    pub async fn sync_all(&self) -> io::Result<()> {
+        run(Operation::Sync { fd: self.descriptor.clone(), data_only: false }).await
+    }
+
+    #[allow(clippy::len_without_is_empty, reason = "a question to the kernel, not a container")]
+    pub async fn len(&self) -> io::Result<u64> {
+        // SAFETY: a statx of all zeroes is a valid value.
+        let status = Box::new(unsafe { std::mem::zeroed::<libc::statx>() });
+        let operation = Operation::Status { fd: self.descriptor.clone(), status };
+        match submit(operation).await {
+            (Operation::Status { status, .. }, outcome) => outcome.result.map(|_| status.stx_size),
+            _ => unreachable!("an operation comes back as it was submitted"),
+        }
+    }
+
+    fn write(&self, buffer: Buffer, offset: u64) -> InFlight {
+        submit(Operation::Write { fd: self.descriptor.clone(), buffer, offset })
+    }
+
+    fn write_gathered(&self, message: Box<SendMessage>, offset: u64) -> InFlight {
+        submit(Operation::WriteGathered { fd: self.descriptor.clone(), message, offset })
+    }
+}
+
+pub(super) fn submit(operation: Operation) -> InFlight {
+    current().submit(operation)
+}
+
+pub(super) async fn run(operation: Operation) -> io::Result<()> {
+    submit(operation).await.1.result.map(drop)
+}
+
+pub(super) fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a path with a zero byte"))
+}
+
+pub(super) fn count(result: io::Result<u32>) -> io::Result<usize> {
+    result.map(|count| count as usize)
+}
+
+fn more_than_none(result: io::Result<u32>) -> io::Result<usize> {
+    match count(result)? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        count => Ok(count),
+    }
+}

@@ -1,0 +1,274 @@
+//! The io_uring driver: one ring of one thread (single issuer, deferred task work, so completions
+//! are only worked on when this thread asks for them).
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use io_uring::squeue::Entry;
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::driver::{Completion, Driver, Operation, Outcome, Patience};
+
+const SUBMISSIONS: u32 = 512;
+/// More completions than this wait in the kernel until they are collected.
+const COMPLETIONS: u32 = 4096;
+/// FTRUNCATE is the youngest operation used: Linux 6.9.
+pub const LEAST_KERNEL: &str = "6.9";
+
+const TOKEN_WAKE_UP: u64 = u64::MAX;
+const TOKEN_CANCEL: u64 = u64::MAX - 1;
+
+pub struct UringDriver {
+    ring: IoUring,
+    /// Written to by other threads; a read of it is always in flight.
+    wake_up: Arc<OwnedFd>,
+    wake_up_count: Box<u64>,
+    registered_slabs: u32,
+    has_wake_up_read: bool,
+}
+
+/// Ends a driver's wait from another thread.
+#[derive(Clone)]
+pub struct WakeUp(Arc<OwnedFd>);
+
+impl WakeUp {
+    pub fn wake(&self) {
+        // A full counter means that a wake-up is due anyway.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl UringDriver {
+    /// A ring for the calling thread with room for `slabs` registered buffers.
+    pub fn new(slabs: usize) -> io::Result<(Self, WakeUp)> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::Ftruncate::CODE) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let registered_slabs = match ring.submitter().register_buffers_sparse(slabs as u32) {
+            Ok(()) => slabs as u32,
+            Err(_) => 0,
+        };
+        let wake_up = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let handle = WakeUp(wake_up.clone());
+        let driver = Self {
+            ring,
+            wake_up,
+            wake_up_count: Box::new(0),
+            registered_slabs,
+            has_wake_up_read: false,
+        };
+        Ok((driver, handle))
+    }
+
+    /// # Safety
+    ///
+    /// What the entry points to must stay alive until its completion.
+    unsafe fn push(&mut self, entry: &Entry) {
+        // SAFETY: passed on to the caller.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            // A full queue is emptied by submitting; a failure here is transient (memory, a full
+            // completion queue) and the next attempt meets it again.
+            if let Err(error) = self.ring.submit() {
+                tracing::debug!(%error, "submission queue is full");
+                self.ring.completion().sync();
+            }
+        }
+    }
+
+    fn keep_wake_up_read(&mut self) {
+        if self.has_wake_up_read {
+            return;
+        }
+        let count = (&raw mut *self.wake_up_count).cast();
+        let entry = opcode::Read::new(Fd(self.wake_up.as_raw_fd()), count, 8).build();
+        // SAFETY: the counter is boxed and lives as long as the ring.
+        unsafe { self.push(&entry.user_data(TOKEN_WAKE_UP)) };
+        self.has_wake_up_read = true;
+    }
+
+    fn enter(&mut self, patience: Patience) -> io::Result<()> {
+        let now = Instant::now();
+        let entered = match patience {
+            Patience::None => self.ring.submit(),
+            Patience::Forever => self.ring.submit_and_wait(1),
+            Patience::Until(deadline) if deadline <= now => self.ring.submit(),
+            Patience::Until(deadline) => {
+                let timespec = Timespec::from(deadline - now);
+                let args = SubmitArgs::new().timespec(&timespec);
+                self.ring.submitter().submit_with_args(1, &args)
+            }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl Driver for UringDriver {
+    unsafe fn submit(&mut self, token: u64, operation: &mut Operation) {
+        let entry = entry(operation).user_data(token);
+        // SAFETY: the entry points into the operation, which the caller keeps alive.
+        unsafe { self.push(&entry) };
+    }
+
+    fn cancel(&mut self, token: u64) {
+        let entry = opcode::AsyncCancel::new(token).build().user_data(TOKEN_CANCEL);
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&entry) };
+    }
+
+    fn turn(&mut self, patience: Patience, completions: &mut Vec<Completion>) -> io::Result<()> {
+        self.keep_wake_up_read();
+        self.enter(patience)?;
+        for entry in self.ring.completion() {
+            match entry.user_data() {
+                TOKEN_WAKE_UP => self.has_wake_up_read = false,
+                TOKEN_CANCEL => {}
+                token => completions.push(Completion { token, outcome: outcome(&entry) }),
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn register(&mut self, index: usize, base: *mut u8, len: usize) -> Option<u16> {
+        let index = u32::try_from(index).ok().filter(|index| *index < self.registered_slabs)?;
+        let buffer = [libc::iovec { iov_base: base.cast(), iov_len: len }];
+        // SAFETY: the caller keeps the memory mapped as long as the driver lives.
+        let registered =
+            unsafe { self.ring.submitter().register_buffers_update(index, &buffer, None) };
+        match registered {
+            Ok(()) => u16::try_from(index).ok(),
+            Err(error) => {
+                // One refusal (the locked-memory limit, as a rule) is followed by others.
+                self.registered_slabs = 0;
+                tracing::warn!(
+                    %error,
+                    "buffers cannot be registered with io_uring, which costs some processor time: \
+                     raise the locked-memory limit (LimitMEMLOCK=infinity in the service, ulimit \
+                     -l unlimited in a shell)"
+                );
+                None
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+fn outcome(entry: &cqueue::Entry) -> Outcome {
+    let result = entry.result();
+    Outcome {
+        result: u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)),
+        more_in_socket: cqueue::sock_nonempty(entry.flags()),
+    }
+}
+
+fn entry(operation: &mut Operation) -> Entry {
+    let at_cwd = Fd(libc::AT_FDCWD);
+    match operation {
+        Operation::Read { fd, buffer, offset } => {
+            let (base, len) = (buffer.as_mut_ptr(), buffer.len() as u32);
+            match buffer.registered() {
+                Some(index) => {
+                    opcode::ReadFixed::new(raw(fd), base, len, index).offset(*offset).build()
+                }
+                None => opcode::Read::new(raw(fd), base, len).offset(*offset).build(),
+            }
+        }
+        Operation::Write { fd, buffer, offset } => {
+            let (base, len) = (buffer.as_ptr(), buffer.len() as u32);
+            match buffer.registered() {
+                Some(index) => {
+                    opcode::WriteFixed::new(raw(fd), base, len, index).offset(*offset).build()
+                }
+                None => opcode::Write::new(raw(fd), base, len).offset(*offset).build(),
+            }
+        }
+        Operation::WriteGathered { fd, message, offset } => {
+            let iovecs = message.iovecs();
+            opcode::Writev::new(raw(fd), iovecs.as_ptr(), iovecs.len() as u32)
+                .offset(*offset)
+                .build()
+        }
+        Operation::Receive { fd, buffer } => {
+            let spare = buffer.spare_capacity_mut();
+            let (base, len) = (spare.as_mut_ptr().cast(), spare.len() as u32);
+            opcode::Recv::new(raw(fd), base, len).build()
+        }
+        Operation::ReceiveMessage { fd, message } => {
+            opcode::RecvMsg::new(raw(fd), message.header()).build()
+        }
+        Operation::Send { fd, buffer, from } => {
+            let rest = &buffer[*from..];
+            opcode::Send::new(raw(fd), rest.as_ptr(), rest.len() as u32)
+                .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+                .build()
+        }
+        Operation::SendMessage { fd, message } => opcode::SendMsg::new(raw(fd), message.header())
+            .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+            .build(),
+        Operation::AwaitReadable { fd } => {
+            opcode::PollAdd::new(raw(fd), (libc::POLLIN | libc::POLLRDHUP) as u32).build()
+        }
+        Operation::Accept { fd } => {
+            opcode::Accept::new(raw(fd), std::ptr::null_mut(), std::ptr::null_mut())
+                .flags(libc::SOCK_CLOEXEC)
+                .build()
+        }
+        Operation::Connect { fd, address } => {
+            let (base, len) = (address.0.as_ptr().cast(), address.0.len());
+            opcode::Connect::new(raw(fd), base, len).build()
+        }
+        Operation::Open { path, flags, mode } => {
+            opcode::OpenAt::new(at_cwd, path.as_ptr()).flags(*flags).mode(*mode).build()
+        }
+        Operation::Allocate { fd, offset, len } => {
+            opcode::Fallocate::new(raw(fd), *len).offset(*offset).build()
+        }
+        Operation::Truncate { fd, len } => opcode::Ftruncate::new(raw(fd), *len).build(),
+        Operation::Sync { fd, data_only } => {
+            let flags = if *data_only { FsyncFlags::DATASYNC } else { FsyncFlags::empty() };
+            opcode::Fsync::new(raw(fd)).flags(flags).build()
+        }
+        Operation::Status { fd, status } => {
+            opcode::Statx::new(raw(fd), c"".as_ptr(), (&raw mut **status).cast())
+                .flags(libc::AT_EMPTY_PATH)
+                .mask(libc::STATX_SIZE)
+                .build()
+        }
+        Operation::Rename { from, to } => {
+            opcode::RenameAt::new(at_cwd, from.as_ptr(), at_cwd, to.as_ptr()).build()
+        }
+        Operation::Unlink { path } => opcode::UnlinkAt::new(at_cwd, path.as_ptr()).build(),
+        Operation::CreateDir { path, mode } => {
+            opcode::MkDirAt::new(at_cwd, path.as_ptr()).mode(*mode).build()
+        }
+    }
+}
+
+fn raw(fd: &impl AsRawFd) -> Fd {
+    let number: RawFd = fd.as_raw_fd();
+    Fd(number)
+}
