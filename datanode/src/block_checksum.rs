@@ -184,56 +184,70 @@ mod tests {
         (0..len).map(|i| (i * 31 + i / 257) as u8).collect()
     }
 
-    #[tokio::test]
-    async fn md5_covers_the_stored_checksums_of_the_range() {
-        let node = node();
-        let bytes = data(1500);
-        put_finalized(&node.volume, 1, 1001, &bytes);
-        let dataset = open(vec![node.volume.clone()]);
-        for len in [1, 511, 512, 513, 1024, 1400, 1500, 9999] {
-            let part = &bytes[..len.min(1500)];
-            let mut crcs = vec![0; DEFAULT_CHECKSUM.checksums_len(part.len() as u64) as usize];
-            DEFAULT_CHECKSUM.fill(part, &mut crcs);
-            let reply = block_checksum(&dataset, &request(len as u64, None)).await.unwrap();
-            assert_eq!(reply.block_checksum, Md5::digest(&crcs).to_vec(), "{len}");
-            assert_eq!((reply.bytes_per_crc, reply.crc_per_block), (512, 3));
-            assert_eq!(reply.crc_type, Some(ChecksumType::Crc32c as i32));
-        }
+    #[test]
+    fn md5_covers_the_stored_checksums_of_the_range() {
+        ring::block_on(async {
+            let node = node();
+            let bytes = data(1500);
+            put_finalized(&node.volume, 1, 1001, &bytes);
+            let dataset = open(vec![node.volume.clone()]);
+            for len in [1, 511, 512, 513, 1024, 1400, 1500, 9999] {
+                let part = &bytes[..len.min(1500)];
+                let mut crcs = vec![0; DEFAULT_CHECKSUM.checksums_len(part.len() as u64) as usize];
+                DEFAULT_CHECKSUM.fill(part, &mut crcs);
+                let reply = block_checksum(&dataset, &request(len as u64, None)).await.unwrap();
+                assert_eq!(reply.block_checksum, Md5::digest(&crcs).to_vec(), "{len}");
+                assert_eq!((reply.bytes_per_crc, reply.crc_per_block), (512, 3));
+                assert_eq!(reply.crc_type, Some(ChecksumType::Crc32c as i32));
+            }
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn the_composite_crc_is_that_of_the_bytes() {
-        let node = node();
-        let bytes = data(1500);
-        put_finalized(&node.volume, 1, 1001, &bytes);
-        let dataset = open(vec![node.volume.clone()]);
-        for len in [1, 511, 512, 513, 1500, 9999] {
-            let reply = block_checksum(&dataset, &request(len as u64, composite(None))).await;
-            let expected = DEFAULT_CHECKSUM.crc(&bytes[..len.min(1500)]).to_be_bytes();
-            let reply = reply.unwrap();
-            assert_eq!(reply.block_checksum, expected, "{len}");
-            assert_eq!(reply.block_checksum_options, composite(None), "clients demand the echo");
-        }
-        let reply = block_checksum(&dataset, &request(1500, composite(Some(1024)))).await.unwrap();
-        let stripes =
-            [&bytes[..1024], &bytes[1024..]].map(|s| DEFAULT_CHECKSUM.crc(s).to_be_bytes());
-        assert_eq!(reply.block_checksum, stripes.concat());
-        assert!(block_checksum(&dataset, &request(1500, composite(Some(700)))).await.is_err());
+    #[test]
+    fn the_composite_crc_is_that_of_the_bytes() {
+        ring::block_on(async {
+            let node = node();
+            let bytes = data(1500);
+            put_finalized(&node.volume, 1, 1001, &bytes);
+            let dataset = open(vec![node.volume.clone()]);
+            for len in [1, 511, 512, 513, 1500, 9999] {
+                let reply = block_checksum(&dataset, &request(len as u64, composite(None))).await;
+                let expected = DEFAULT_CHECKSUM.crc(&bytes[..len.min(1500)]).to_be_bytes();
+                let reply = reply.unwrap();
+                assert_eq!(reply.block_checksum, expected, "{len}");
+                assert_eq!(
+                    reply.block_checksum_options,
+                    composite(None),
+                    "clients demand the echo"
+                );
+            }
+            let reply =
+                block_checksum(&dataset, &request(1500, composite(Some(1024)))).await.unwrap();
+            let stripes =
+                [&bytes[..1024], &bytes[1024..]].map(|s| DEFAULT_CHECKSUM.crc(s).to_be_bytes());
+            assert_eq!(reply.block_checksum, stripes.concat());
+            assert!(block_checksum(&dataset, &request(1500, composite(Some(700)))).await.is_err());
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn an_empty_block_and_a_missing_one() {
-        let node = node();
-        put_finalized(&node.volume, 1, 1001, b"");
-        let dataset = open(vec![node.volume.clone()]);
-        let reply = block_checksum(&dataset, &request(0, None)).await.unwrap();
-        assert_eq!(reply.block_checksum, Md5::digest(b"").to_vec());
-        assert_eq!(reply.crc_per_block, 0);
-        let reply = block_checksum(&dataset, &request(0, composite(None))).await.unwrap();
-        assert_eq!(reply.block_checksum, [0; 4]);
-        let mut other = request(0, None);
-        other.header.block.block_id = 2;
-        let missing = block_checksum(&dataset, &other).await.unwrap_err();
-        assert!(matches!(missing, DatanodeError::ReplicaNotFound { .. }), "{missing}");
+    #[test]
+    fn an_empty_block_and_a_missing_one() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, b"");
+            let dataset = open(vec![node.volume.clone()]);
+            let reply = block_checksum(&dataset, &request(0, None)).await.unwrap();
+            assert_eq!(reply.block_checksum, Md5::digest(b"").to_vec());
+            assert_eq!(reply.crc_per_block, 0);
+            let reply = block_checksum(&dataset, &request(0, composite(None))).await.unwrap();
+            assert_eq!(reply.block_checksum, [0; 4]);
+            let mut other = request(0, None);
+            other.header.block.block_id = 2;
+            let missing = block_checksum(&dataset, &other).await.unwrap_err();
+            assert!(matches!(missing, DatanodeError::ReplicaNotFound { .. }), "{missing}");
+        })
+        .unwrap();
     }
 }

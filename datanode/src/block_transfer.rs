@@ -28,7 +28,7 @@ use crate::error::{DatanodeError, Result};
 use crate::replica::Replica;
 use crate::replica_packets::ReplicaPackets;
 use crate::ring;
-use crate::ring::net::TcpStream;
+use crate::ring::TcpStream;
 
 const RECV_BYTES: usize = 16 << 10;
 
@@ -147,7 +147,7 @@ impl Transfers {
         let request = self.write_request(block, &packets, client, stage, destination);
         let mut operation = BytesMut::new();
         encode_operation(Opcode::WriteBlock, &request, &mut operation);
-        peer.send(operation.to_vec()).await?;
+        peer.send(operation).await?;
         loop {
             match packets.next_run().await {
                 Ok(Some(run)) => peer.send(run).await?,
@@ -227,11 +227,11 @@ impl Peer {
         Ok(Self { stream, received: BytesMut::new(), name, patience })
     }
 
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<()> {
+    async fn send(&mut self, bytes: BytesMut) -> Result<()> {
         let sent = ring::timeout(self.patience, self.stream.send_all(bytes)).await;
         match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.failed(format!("sending: {error}"))),
+            Ok((Ok(()), _)) => Ok(()),
+            Ok((Err(error), _)) => Err(self.failed(format!("sending: {error}"))),
             Err(_) => Err(self.failed("takes nothing".into())),
         }
     }
@@ -245,11 +245,12 @@ impl Peer {
                 let _ = self.received.split_to(used);
                 return Ok(message);
             }
-            let received =
-                ring::timeout(self.patience, self.stream.recv(vec![0; RECV_BYTES])).await;
+            let mut buffer = std::mem::take(&mut self.received);
+            buffer.reserve(RECV_BYTES);
+            let received = ring::timeout(self.patience, self.stream.receive(buffer)).await;
             match received {
                 Ok((Ok(0), _)) => return Err(self.failed(format!("closed before {what}"))),
-                Ok((Ok(count), buf)) => self.received.extend_from_slice(&buf[..count]),
+                Ok((Ok(_), buffer)) => self.received = buffer,
                 Ok((Err(error), _)) => return Err(self.failed(format!("receiving: {error}"))),
                 Err(_) => return Err(self.failed(format!("no {what}"))),
             }

@@ -27,6 +27,10 @@ pub struct DatanodeConfig {
     pub direct_io: bool,
     pub delete_duplicate_replicas: bool,
     pub sync_on_close: bool,
+    /// Threads that carry streams and file work.
+    pub data_threads: usize,
+    /// Memory that streams receive into and send from, of all data threads together.
+    pub buffer_pool_bytes: u64,
     pub transfers_max: usize,
     pub socket_timeout: Duration,
     pub keepalive: Duration,
@@ -55,6 +59,8 @@ impl DatanodeConfig {
             delete_duplicate_replicas: configured
                 .boolean(&settings::DFS_DATANODE_DUPLICATE_REPLICA_DELETION)?,
             sync_on_close: configured.boolean(&settings::DFS_DATANODE_SYNCONCLOSE)?,
+            data_threads: data_threads(configured)?,
+            buffer_pool_bytes: configured.bytes(&settings::RINGFS_DATANODE_BUFFER_POOL)?,
             transfers_max: count(configured, &settings::DFS_DATANODE_MAX_TRANSFER_THREADS)?
                 as usize,
             socket_timeout: configured.duration(&settings::DFS_CLIENT_SOCKET_TIMEOUT)?,
@@ -143,6 +149,17 @@ fn count(configuration: &Configuration, setting: &Setting) -> Result<u64> {
         .ok()
         .filter(|count| *count > 0)
         .ok_or_else(|| configuration.refuse(setting, &value.to_string(), "must be above 0").into())
+}
+
+/// As many as the machine has cores, unless configured.
+fn data_threads(configuration: &Configuration) -> Result<usize> {
+    let setting = &settings::RINGFS_DATANODE_DATA_THREADS;
+    match configuration.integer(setting)? {
+        0 => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        count => usize::try_from(count).map_err(|_| {
+            configuration.refuse(setting, &count.to_string(), "must not be below 0").into()
+        }),
+    }
 }
 
 fn interval(configuration: &Configuration, setting: &Setting) -> Result<Duration> {

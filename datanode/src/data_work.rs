@@ -53,9 +53,7 @@ pub(crate) mod tests {
     pub fn threads() -> DataWork {
         DataWork::new(|job| {
             std::thread::spawn(move || {
-                let runtime =
-                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(job());
+                crate::ring::block_on(async move { job().await }).unwrap();
             });
         })
     }

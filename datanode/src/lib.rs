@@ -24,6 +24,7 @@ mod replica_length;
 mod replica_packets;
 pub mod replica_recovery;
 pub mod ring;
+mod runtime;
 mod start_scan;
 mod storage_directory;
 pub mod transitions;

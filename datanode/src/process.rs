@@ -31,6 +31,7 @@ use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
 use crate::ipc_server::IpcService;
 use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
+use crate::runtime::DataThreads;
 use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
 use crate::volume::Volume;
 
@@ -93,7 +94,9 @@ async fn serve(
         }
     };
     let dataset = Arc::new(storage.join(&config, &namespace)?);
-    let data_work = DataWork::new(crate::ring::spawn_anywhere);
+    let data_threads = DataThreads::start(config.data_threads, config.buffer_pool_bytes)?;
+    let spawner = data_threads.spawner();
+    let data_work = DataWork::new(move |job| spawner.spawn(job));
     let parts = Parts::assemble(config, identity, namenode, namespace, dataset, data_work);
     parts.run(ipc_listener, stop).await
 }

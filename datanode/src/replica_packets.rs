@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
 use ringfs_protocol::packet::{PACKET_PREFIX_MAX_BYTES, PacketHeader, encode_packet_prefix};
@@ -43,11 +44,11 @@ impl ReplicaPackets {
     }
 
     /// The next packets, encoded; the empty last packet comes alone; then `None`.
-    pub async fn next_run(&mut self) -> Result<Option<Vec<u8>>> {
+    pub async fn next_run(&mut self) -> Result<Option<BytesMut>> {
         if self.done {
             return Ok(None);
         }
-        let mut out = Vec::new();
+        let mut out = BytesMut::new();
         if self.offset == self.len {
             self.done = true;
             self.push_packet(&mut out, &[], &[], true);
@@ -99,7 +100,7 @@ impl ReplicaPackets {
         Ok((data, checksums))
     }
 
-    fn push_packet(&mut self, out: &mut Vec<u8>, checksums: &[u8], data: &[u8], last: bool) {
+    fn push_packet(&mut self, out: &mut BytesMut, checksums: &[u8], data: &[u8], last: bool) {
         let header = PacketHeader {
             offset_in_block: self.offset,
             seqno: self.seqno,
@@ -156,42 +157,51 @@ mod tests {
         Ok(stream)
     }
 
-    #[tokio::test]
-    async fn every_length_arrives_whole() {
-        let node = node();
-        let bytes: Vec<u8> = (0..1_200_000).map(|i| (i * 7 + i / 513) as u8).collect();
-        for (id, len) in
-            [0, 1, 511, 512, 513, 64_512, 64_513, 1_032_192, 1_200_000].into_iter().enumerate()
-        {
-            put_finalized(&node.volume, id as u64, 1001, &bytes[..len]);
-        }
-        let dataset = open(vec![node.volume.clone()]);
-        for id in 0..9 {
-            let replica = dataset.replica(POOL, BlockId(id)).unwrap();
-            let len = replica.bytes_on_disk();
-            let (data, packets) = unpack(&stream(replica, len).await.unwrap());
-            assert!(data == bytes[..len as usize], "{len}");
-            assert_eq!(packets as u64, len.div_ceil(PACKET_DATA_BYTES) + 1);
-        }
+    #[test]
+    fn every_length_arrives_whole() {
+        ring::block_on(async {
+            let node = node();
+            let bytes: Vec<u8> = (0..1_200_000).map(|i| (i * 7 + i / 513) as u8).collect();
+            for (id, len) in
+                [0, 1, 511, 512, 513, 64_512, 64_513, 1_032_192, 1_200_000].into_iter().enumerate()
+            {
+                put_finalized(&node.volume, id as u64, 1001, &bytes[..len]);
+            }
+            let dataset = open(vec![node.volume.clone()]);
+            for id in 0..9 {
+                let replica = dataset.replica(POOL, BlockId(id)).unwrap();
+                let len = replica.bytes_on_disk();
+                let (data, packets) = unpack(&stream(replica, len).await.unwrap());
+                assert!(data == bytes[..len as usize], "{len}");
+                assert_eq!(packets as u64, len.div_ceil(PACKET_DATA_BYTES) + 1);
+            }
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn the_visible_part_of_a_block_being_written_has_its_own_last_checksum() {
-        let node = node();
-        let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
-        fill(&mut writer, &[6; 900], 0).await;
-        let sent = stream(writer.replica.clone(), 700).await.unwrap();
-        assert_eq!(unpack(&sent).0, [6; 700]);
+    #[test]
+    fn the_visible_part_of_a_block_being_written_has_its_own_last_checksum() {
+        ring::block_on(async {
+            let node = node();
+            let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            fill(&mut writer, &[6; 900], 0).await;
+            let sent = stream(writer.replica.clone(), 700).await.unwrap();
+            assert_eq!(unpack(&sent).0, [6; 700]);
+        })
+        .unwrap();
     }
 
-    #[tokio::test]
-    async fn corrupt_bytes_are_not_passed_on() {
-        let node = node();
-        put_finalized(&node.volume, 1, 1001, &[1; 2000]);
-        let dataset = open(vec![node.volume.clone()]);
-        let replica = dataset.replica(POOL, BlockId(1)).unwrap();
-        std::fs::write(replica.files().data, [2; 2000]).unwrap();
-        let error = stream(replica, 2000).await.unwrap_err();
-        assert!(matches!(error, DatanodeError::Corrupt { .. }), "{error}");
+    #[test]
+    fn corrupt_bytes_are_not_passed_on() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[1; 2000]);
+            let dataset = open(vec![node.volume.clone()]);
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            std::fs::write(replica.files().data, [2; 2000]).unwrap();
+            let error = stream(replica, 2000).await.unwrap_err();
+            assert!(matches!(error, DatanodeError::Corrupt { .. }), "{error}");
+        })
+        .unwrap();
     }
 }

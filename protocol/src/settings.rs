@@ -176,6 +176,10 @@ settings! {
         "Whether the lesser of two replicas of a block found at start is deleted";
     RINGFS_DATANODE_DIRECT_IO: Boolean, "ringfs.datanode.direct-io" = "true",
         "Whether block files are written and read with O_DIRECT where the volume can";
+    RINGFS_DATANODE_BUFFER_POOL: Bytes, "ringfs.datanode.buffer.pool" = "256m",
+        "Memory for blocks on their way between network and disk, of all streams together";
+    RINGFS_DATANODE_DATA_THREADS: Integer, "ringfs.datanode.data.threads" = "0",
+        "Threads that carry block streams; 0 for one per core";
     DFS_DATANODE_FAILED_VOLUMES_TOLERATED: Integer, "dfs.datanode.failed.volumes.tolerated" = "0",
         "Volumes that may fail before the datanode stops";
     DFS_DATANODE_BALANCE_BANDWIDTH_PER_SEC: Bytes,

@@ -53,33 +53,3 @@ where
     const SLABS: usize = 32;
     Ok(new_executor(SLABS)?.run(main))
 }
-
-pub mod net {
-    use std::io;
-    use std::net::SocketAddr;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    #[derive(Debug)]
-    pub struct TcpStream(tokio::net::TcpStream);
-
-    impl TcpStream {
-        pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-            tokio::net::TcpStream::connect(address).await.map(Self)
-        }
-
-        pub async fn send_all(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-            self.0.write_all(&bytes).await
-        }
-
-        pub async fn recv(&mut self, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-            (self.0.read(&mut buf).await, buf)
-        }
-    }
-}
-
-pub fn spawn_anywhere(job: crate::data_work::Job) {
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(job());
-    });
-}

@@ -65,7 +65,9 @@ mod tests {
         assert_eq!(table.insert('d').0, 1);
         assert_eq!(table.get_mut(2), Some(&mut 'c'));
         assert_eq!(table.indices().collect::<Vec<_>>(), [0, 1, 2]);
-        (0..3).for_each(|index| drop(table.remove(index)));
+        for index in 0..3 {
+            assert!(table.remove(index).is_some());
+        }
         assert!(table.is_empty());
     }
 }

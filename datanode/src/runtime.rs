@@ -1,0 +1,175 @@
+//! The data threads: one for each core, each with an io_uring, an executor and a pool of slabs of
+//! its own. Nothing is shared between them but the dataset; a stream stays on its thread.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use crate::error::{DatanodeError, Result};
+use crate::ring::{self, Job, LEAST_KERNEL, LocalTask, Remote};
+
+/// Stops and joins the threads when dropped; tasks that still run are dropped with their thread.
+pub struct DataThreads {
+    shared: Arc<[DataThread]>,
+    stop: watch::Sender<bool>,
+    joins: Vec<JoinHandle<()>>,
+}
+
+struct DataThread {
+    remote: Arc<Remote>,
+    /// Tasks given to this thread and not done.
+    load: Arc<AtomicUsize>,
+}
+
+/// Starts tasks on the data thread that has the fewest.
+#[derive(Clone)]
+pub struct Spawner(Arc<[DataThread]>);
+
+impl DataThreads {
+    /// `pool_bytes` is shared out among the threads.
+    pub fn start(count: usize, pool_bytes: u64) -> Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let slabs = pool_bytes as usize / ring::SLAB_BYTES / count;
+        let (mut threads, mut joins) = (Vec::new(), Vec::new());
+        for index in 0..count {
+            let (sender, started) = mpsc::channel();
+            let mut stopped = stopped.clone();
+            let main = move || {
+                let executor = match ring::new_executor(slabs) {
+                    Ok(executor) => executor,
+                    Err(error) => return drop(sender.send(Err(error))),
+                };
+                let _ = sender.send(Ok(executor.remote()));
+                executor.run(async move { drop(stopped.wait_for(|stop| *stop).await) });
+            };
+            let join = std::thread::Builder::new()
+                .name(format!("data-{index}"))
+                .spawn(main)
+                .map_err(DatanodeError::io("starting a data thread"))?;
+            joins.push(join);
+            let remote = started
+                .recv()
+                .map_err(|_| DatanodeError::Stopping)?
+                .map_err(|error| DatanodeError::Host { why: io_uring_remedy(&error) })?;
+            threads.push(DataThread { remote, load: Arc::default() });
+        }
+        Ok(Self { shared: threads.into(), stop, joins })
+    }
+
+    pub fn spawner(&self) -> Spawner {
+        Spawner(self.shared.clone())
+    }
+}
+
+impl Spawner {
+    pub fn spawn(&self, job: Job) {
+        let thread = self
+            .0
+            .iter()
+            .min_by_key(|thread| thread.load.load(Ordering::Relaxed))
+            .expect("at least one data thread was started");
+        let load = Load::new(&thread.load);
+        thread.remote.spawn(Box::new(move || counted(job(), load)));
+    }
+}
+
+impl Drop for DataThreads {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        for join in self.joins.drain(..) {
+            if join.join().is_err() {
+                tracing::error!("a data thread panicked");
+            }
+        }
+    }
+}
+
+/// One task in a thread's load, until dropped.
+struct Load(Arc<AtomicUsize>);
+
+impl Load {
+    fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(load.clone())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn counted(task: LocalTask, load: Load) -> LocalTask {
+    Box::pin(async move {
+        task.await;
+        drop(load);
+    })
+}
+
+/// What the operator can do about a ring that cannot be made.
+fn io_uring_remedy(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => format!(
+            "this kernel or container has no io_uring: ringfs datanodes need Linux {LEAST_KERNEL} \
+             or newer, and a seccomp profile that allows the io_uring system calls"
+        ),
+        Some(libc::EPERM | libc::EACCES) => "io_uring is forbidden here: set \
+             kernel.io_uring_disabled=0 (sysctl), and in a container use a seccomp profile that \
+             allows the io_uring system calls"
+            .to_owned(),
+        Some(libc::ENOMEM) => "io_uring gets no locked memory: raise the limit \
+             (LimitMEMLOCK=infinity in the service, ulimit -l unlimited in a shell)"
+            .to_owned(),
+        Some(libc::EINVAL) => too_old(),
+        _ if error.kind() == io::ErrorKind::Unsupported => too_old(),
+        _ => format!("io_uring cannot be used: {error}"),
+    }
+}
+
+fn too_old() -> String {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    format!("Linux {release} is too old for the datanode: {LEAST_KERNEL} or newer is needed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn tasks_are_spread_over_the_threads_and_dropped_with_them() {
+        let threads = DataThreads::start(2, 8 << 20).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..4 {
+            let sender = sender.clone();
+            threads.spawner().spawn(Box::new(move || {
+                Box::pin(async move {
+                    sender.send(std::thread::current().id()).unwrap();
+                    std::future::pending::<()>().await;
+                    drop(sender);
+                })
+            }));
+        }
+        drop(sender);
+        let ids: HashSet<_> = (0..4).map(|_| receiver.recv().unwrap()).collect();
+        assert_eq!(ids.len(), 2);
+        assert!(threads.shared.iter().all(|thread| thread.load.load(Ordering::Relaxed) == 2));
+        drop(threads);
+        assert!(receiver.recv().is_err(), "all tasks are gone");
+    }
+
+    #[test]
+    fn every_refusal_of_io_uring_names_a_remedy() {
+        let refused = |errno| io_uring_remedy(&io::Error::from_raw_os_error(errno));
+        assert!(refused(libc::EPERM).contains("kernel.io_uring_disabled=0"));
+        assert!(refused(libc::ENOMEM).contains("LimitMEMLOCK"));
+        assert!(refused(libc::EINVAL).contains(LEAST_KERNEL));
+        assert!(refused(libc::ENOSYS).contains(LEAST_KERNEL));
+    }
+}
