@@ -12,7 +12,7 @@ use ringfs_protocol::meta_file::META_HEADER_BYTES;
 
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
-use crate::replica_files::{open_reader, read_checksum, read_exact_at};
+use crate::replica_files::{open_reader, read_checksum};
 use crate::ring;
 
 /// Read of the meta file at a time: covers 32 MiB of data at 512 bytes a chunk.
@@ -144,11 +144,11 @@ impl StoredChecksums {
 
     async fn stored(&self, offset: u64, end: u64) -> std::io::Result<Vec<u8>> {
         let count = (end - offset).min(PIECE_BYTES) as usize;
-        read_exact_at(&self.meta, META_HEADER_BYTES as u64 + offset, count).await
+        self.meta.read_exact_at(META_HEADER_BYTES as u64 + offset, count).await
     }
 
     async fn crc_of_end(&self, count: u64) -> std::io::Result<u32> {
-        let bytes = read_exact_at(&self.data, self.len - count, count as usize).await?;
+        let bytes = self.data.read_exact_at(self.len - count, count as usize).await?;
         Ok(self.checksum.crc(&bytes))
     }
 }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::dataset::tests::{extended, open, put_finalized};
     use crate::replica_length::DEFAULT_CHECKSUM;
-    use crate::transitions::tests::node;
+    use crate::transitions::tests::{node, on_ring};
     use md5::{Digest, Md5};
     use ringfs_protocol::messages::BaseHeaderProto;
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn md5_covers_the_stored_checksums_of_the_range() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let bytes = data(1500);
             put_finalized(&node.volume, 1, 1001, &bytes);
@@ -200,13 +200,12 @@ mod tests {
                 assert_eq!((reply.bytes_per_crc, reply.crc_per_block), (512, 3));
                 assert_eq!(reply.crc_type, Some(ChecksumType::Crc32c as i32));
             }
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn the_composite_crc_is_that_of_the_bytes() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let bytes = data(1500);
             put_finalized(&node.volume, 1, 1001, &bytes);
@@ -228,13 +227,12 @@ mod tests {
                 [&bytes[..1024], &bytes[1024..]].map(|s| DEFAULT_CHECKSUM.crc(s).to_be_bytes());
             assert_eq!(reply.block_checksum, stripes.concat());
             assert!(block_checksum(&dataset, &request(1500, composite(Some(700)))).await.is_err());
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn an_empty_block_and_a_missing_one() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             put_finalized(&node.volume, 1, 1001, b"");
             let dataset = open(vec![node.volume.clone()]);
@@ -247,7 +245,6 @@ mod tests {
             other.header.block.block_id = 2;
             let missing = block_checksum(&dataset, &other).await.unwrap_err();
             assert!(matches!(missing, DatanodeError::ReplicaNotFound { .. }), "{missing}");
-        })
-        .unwrap();
+        });
     }
 }

@@ -4,33 +4,25 @@
 //! Both send WRITE_BLOCK and the replica's packets. On behalf of a client the receiver answers once,
 //! at the end; a re-replication gets no answers: the receiver reports the block to the namenode.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use prost::Message;
 use ringfs_protocol::block::{Block, ExtendedBlock, ReplicaState};
-use ringfs_protocol::limits::OPERATION_MAX_BYTES;
 use ringfs_protocol::messages::{
     BaseHeaderProto, BlockCommandProto, BlockConstructionStage, ClientOperationHeaderProto,
     DNTransferAckProto, DatanodeIDProto, DatanodeInfoProto, OpTransferBlockProto,
     OpWriteBlockProto, Status, StorageTypeProto, TokenProto,
 };
-use ringfs_protocol::operation::{Opcode, encode_operation};
-use ringfs_protocol::wire::decode_delimited;
+use ringfs_protocol::operation::Opcode;
 use tracing::{info, warn};
 
 use crate::activity::Activity;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
+use crate::peer::{self, Peer};
 use crate::replica::Replica;
 use crate::replica_packets::ReplicaPackets;
-use crate::ring;
-use crate::ring::TcpStream;
-
-const RECV_BYTES: usize = 16 << 10;
 
 #[derive(Clone)]
 pub struct Transfers {
@@ -71,7 +63,8 @@ impl Transfers {
     }
 
     async fn replicate(&self, block: ExtendedBlock, destination: Destination) {
-        let target = destination.targets.first().map(|target| name(&target.id)).unwrap_or_default();
+        let target =
+            destination.targets.first().map(|target| peer::name(&target.id)).unwrap_or_default();
         let sent = async {
             let replica = self.dataset.require(&block)?;
             self.expect_whole(&replica, &block)?;
@@ -112,7 +105,7 @@ impl Transfers {
         if ack.status != Status::Success as i32 {
             return Err(peer.failed(format!("it could not store {block}: status {}", ack.status)));
         }
-        info!(%block, target = peer.name, client, "transferred");
+        info!(%block, target = peer.name(), client, "transferred");
         Ok(())
     }
 
@@ -143,11 +136,14 @@ impl Transfers {
         let _busy = self.activity.transfer();
         let mut packets = ReplicaPackets::open(replica.clone(), block.block.num_bytes).await?;
         let patience = self.timeout + PER_TARGET * destination.targets.len() as u32;
-        let mut peer = Peer::connect(&destination.targets, patience).await?;
+        let target =
+            destination.targets.first().ok_or_else(|| DatanodeError::UnexpectedReplica {
+                block: block.block,
+                why: "no target is named for its copy".into(),
+            })?;
+        let mut peer = Peer::connect(target, patience).await?;
         let request = self.write_request(block, &packets, client, stage, destination);
-        let mut operation = BytesMut::new();
-        encode_operation(Opcode::WriteBlock, &request, &mut operation);
-        peer.send(operation).await?;
+        peer.send_operation(Opcode::WriteBlock, &request).await?;
         loop {
             match packets.next_run().await {
                 Ok(Some(run)) => peer.send(run).await?,
@@ -199,69 +195,4 @@ impl Transfers {
             target_storage_ids: destination.storage_ids.iter().skip(1).cloned().collect(),
         }
     }
-}
-
-/// A connection to another datanode's transfer port.
-pub struct Peer {
-    stream: TcpStream,
-    received: BytesMut,
-    name: String,
-    patience: Duration,
-}
-
-impl Peer {
-    async fn connect(targets: &[DatanodeInfoProto], patience: Duration) -> Result<Self> {
-        let Some(target) = targets.first() else {
-            return Err(DatanodeError::Peer { peer: "nobody".into(), why: "no target".into() });
-        };
-        let name = name(&target.id);
-        let failed = |why: String| DatanodeError::Peer { peer: name.clone(), why };
-        let address: IpAddr =
-            target.id.ip_addr.parse().map_err(|_| failed("not a numeric address".into()))?;
-        let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port".into()))?;
-        let connecting = TcpStream::connect(SocketAddr::new(address, port));
-        let stream = ring::timeout(patience, connecting)
-            .await
-            .map_err(|_| failed(format!("no connection within {} s", patience.as_secs())))?
-            .map_err(|error| failed(format!("connecting: {error}")))?;
-        Ok(Self { stream, received: BytesMut::new(), name, patience })
-    }
-
-    async fn send(&mut self, bytes: BytesMut) -> Result<()> {
-        let sent = ring::timeout(self.patience, self.stream.send_all(bytes)).await;
-        match sent {
-            Ok((Ok(()), _)) => Ok(()),
-            Ok((Err(error), _)) => Err(self.failed(format!("sending: {error}"))),
-            Err(_) => Err(self.failed("takes nothing".into())),
-        }
-    }
-
-    /// Reads one delimited message.
-    async fn message<M: Message + Default>(&mut self, what: &'static str) -> Result<M> {
-        loop {
-            if let Some((message, used)) =
-                decode_delimited(what, &self.received, OPERATION_MAX_BYTES)?
-            {
-                let _ = self.received.split_to(used);
-                return Ok(message);
-            }
-            let mut buffer = std::mem::take(&mut self.received);
-            buffer.reserve(RECV_BYTES);
-            let received = ring::timeout(self.patience, self.stream.receive(buffer)).await;
-            match received {
-                Ok((Ok(0), _)) => return Err(self.failed(format!("closed before {what}"))),
-                Ok((Ok(_), buffer)) => self.received = buffer,
-                Ok((Err(error), _)) => return Err(self.failed(format!("receiving: {error}"))),
-                Err(_) => return Err(self.failed(format!("no {what}"))),
-            }
-        }
-    }
-
-    fn failed(&self, why: String) -> DatanodeError {
-        DatanodeError::Peer { peer: self.name.clone(), why }
-    }
-}
-
-fn name(id: &DatanodeIDProto) -> String {
-    format!("{}:{}", id.ip_addr, id.xfer_port)
 }

@@ -1,16 +1,12 @@
 //! How the control thread has file work done: as a task on a data thread, whose result it awaits.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use crate::error::{DatanodeError, Result};
-
-type Task = Pin<Box<dyn Future<Output = ()>>>;
-/// Made on the control thread, turned into a task on a data thread: only the maker must be `Send`.
-pub type Job = Box<dyn FnOnce() -> Task + Send>;
+use crate::ring::Job;
 
 #[derive(Clone)]
 pub struct DataWork {
@@ -48,12 +44,13 @@ impl DataWork {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::ring;
 
     /// Each job on a thread of its own.
     pub fn threads() -> DataWork {
         DataWork::new(|job| {
             std::thread::spawn(move || {
-                crate::ring::block_on(async move { job().await }).unwrap();
+                ring::block_on(async { job().await }).unwrap();
             });
         })
     }

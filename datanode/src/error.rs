@@ -73,6 +73,8 @@ pub enum DatanodeError {
     /// A peer of the data-transfer protocol answered with a failure, or fell silent.
     #[error("{peer}: {why}")]
     Peer { peer: String, why: String },
+    #[error("{what}: {limit} are under way, which is the limit; try later")]
+    Busy { what: &'static str, limit: usize },
     #[error("the datanode is stopping")]
     Stopping,
 }

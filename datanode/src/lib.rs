@@ -2,6 +2,7 @@
 
 pub mod activity;
 pub mod block_checksum;
+pub mod block_move;
 mod block_recovery;
 pub mod block_reports;
 pub mod block_transfer;
@@ -17,6 +18,7 @@ mod fake_namenode;
 mod ipc_server;
 mod java_properties;
 mod namenode_link;
+mod peer;
 mod process;
 pub mod replica;
 mod replica_files;

@@ -63,7 +63,8 @@ pub async fn create_new(path: &Path, direct: bool) -> Result<ring::File> {
 
 /// Reads the header of a meta file.
 pub async fn read_checksum(meta: &ring::File, path: &Path) -> Result<DataChecksum> {
-    let header = read_exact_at(meta, 0, META_HEADER_BYTES)
+    let header = meta
+        .read_exact_at(0, META_HEADER_BYTES)
         .await
         .map_err(DatanodeError::io(format!("reading {}", path.display())))?;
     meta_file::decode_meta_header(&header).map_err(|error| DatanodeError::Storage {
@@ -145,10 +146,10 @@ async fn cut_open(
     let chunk_len = u64::from(checksum.bytes_per_checksum);
     let partial = len % chunk_len;
     if partial != 0 && checksum.kind != ChecksumType::Null {
-        let bytes = read_exact_at(data, len - partial, partial as usize).await?;
+        let bytes = data.read_exact_at(len - partial, partial as usize).await?;
         let crc = checksum.crc(&bytes).to_be_bytes().to_vec();
         let offset = META_HEADER_BYTES as u64 + (len / chunk_len) * 4;
-        write_all_at(meta, offset, crc).await?;
+        meta.write_all_at(crc.into(), offset).await?;
     }
     meta.set_len(meta_len(checksum, len)).await?;
     data.set_len(len).await
@@ -193,19 +194,11 @@ async fn copy_range(from: &Path, to: &Path, len: u64) -> Result<()> {
         let mut offset = 0;
         while offset < end {
             let count = (end - offset).min(COPY_CHUNK_BYTES as u64) as usize;
-            let bytes = read_exact_at(&source, offset, count).await?;
-            write_all_at(&target, offset, bytes).await?;
+            let bytes = source.read_exact_at(offset, count).await?;
+            target.write_all_at(bytes.into(), offset).await?;
             offset += count as u64;
         }
         target.sync_data().await
     };
     copied.await.map_err(|source| DatanodeError::Io { what: copying(), source })
-}
-
-pub async fn read_exact_at(file: &ring::File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    file.read_exact_at(offset, len).await
-}
-
-pub async fn write_all_at(file: &ring::File, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
-    file.write_all_at(bytes.into(), offset).await
 }

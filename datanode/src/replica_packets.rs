@@ -11,7 +11,7 @@ use ringfs_protocol::packet::{PACKET_PREFIX_MAX_BYTES, PacketHeader, encode_pack
 
 use crate::error::{DatanodeError, Result};
 use crate::replica::Replica;
-use crate::replica_files::{open_reader, read_checksum, read_exact_at};
+use crate::replica_files::{open_reader, read_checksum};
 use crate::ring;
 
 /// Data of one packet, as HDFS clients send it: 126 chunks of 512 bytes.
@@ -72,15 +72,14 @@ impl ReplicaPackets {
     async fn read(&self, run_len: u64) -> Result<(Vec<u8>, Vec<u8>)> {
         let reading = || format!("reading {}", self.replica.block());
         let failed = |source| DatanodeError::Io { what: reading(), source };
-        let data =
-            read_exact_at(&self.data, self.offset, run_len as usize).await.map_err(failed)?;
+        let data = self.data.read_exact_at(self.offset, run_len as usize).await.map_err(failed)?;
         if self.checksum.kind == ChecksumType::Null {
             return Ok((data, Vec::new()));
         }
         let chunk_len = u64::from(self.checksum.bytes_per_checksum);
         let at = META_HEADER_BYTES as u64 + self.offset / chunk_len * 4;
         let count = self.checksum.checksums_len(run_len) as usize;
-        let mut checksums = read_exact_at(&self.meta, at, count).await.map_err(failed)?;
+        let mut checksums = self.meta.read_exact_at(at, count).await.map_err(failed)?;
         let partial = (run_len % chunk_len) as usize;
         if partial != 0 && self.offset + run_len < self.replica.bytes_on_disk() {
             // The stored checksum covers bytes beyond those that are sent.
@@ -123,7 +122,7 @@ mod tests {
     use super::*;
     use crate::dataset::tests::{open, put_finalized};
     use crate::replica_length::DEFAULT_CHECKSUM;
-    use crate::transitions::tests::{fill, node, request};
+    use crate::transitions::tests::{fill, node, on_ring, request};
     use crate::volume::tests::POOL;
     use ringfs_protocol::block::BlockId;
     use ringfs_protocol::packet::decode_packet_prefix;
@@ -159,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_length_arrives_whole() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let bytes: Vec<u8> = (0..1_200_000).map(|i| (i * 7 + i / 513) as u8).collect();
             for (id, len) in
@@ -175,25 +174,23 @@ mod tests {
                 assert!(data == bytes[..len as usize], "{len}");
                 assert_eq!(packets as u64, len.div_ceil(PACKET_DATA_BYTES) + 1);
             }
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn the_visible_part_of_a_block_being_written_has_its_own_last_checksum() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
             fill(&mut writer, &[6; 900], 0).await;
             let sent = stream(writer.replica.clone(), 700).await.unwrap();
             assert_eq!(unpack(&sent).0, [6; 700]);
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn corrupt_bytes_are_not_passed_on() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             put_finalized(&node.volume, 1, 1001, &[1; 2000]);
             let dataset = open(vec![node.volume.clone()]);
@@ -201,7 +198,6 @@ mod tests {
             std::fs::write(replica.files().data, [2; 2000]).unwrap();
             let error = stream(replica, 2000).await.unwrap_err();
             assert!(matches!(error, DatanodeError::Corrupt { .. }), "{error}");
-        })
-        .unwrap();
+        });
     }
 }

@@ -26,7 +26,7 @@ use crate::error::{DatanodeError, Result};
 use crate::replica::{OnDisk, Replica, ReplicaEvent, WriterLease};
 use crate::replica_files::{
     break_hard_links, create_new, cut, move_data_first, move_meta_first, open_existing,
-    read_checksum, rename_into, sync_dirs, write_all_at,
+    read_checksum, rename_into, sync_dirs,
 };
 use crate::ring;
 use crate::volume::SpacePromise;
@@ -268,7 +268,7 @@ impl Dataset {
             let data = create_new(&files.data, replica.volume().direct_io()).await?;
             let meta = create_new(&files.meta, false).await?;
             let header = encode_meta_header(create.checksum).to_vec();
-            write_all_at(&meta, 0, header)
+            meta.write_all_at(header.into(), 0)
                 .await
                 .map_err(DatanodeError::io(format!("writing {}", files.meta.display())))?;
             Ok((data, meta))
@@ -472,14 +472,18 @@ fn expect_len(replica: &Replica, expected_len: u64) -> Result<()> {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::fs;
+    use std::future::Future;
 
     use super::*;
     use crate::dataset::tests::{extended, open, put, put_finalized};
-    use crate::replica_files::read_exact_at;
     use crate::replica_length::{DEFAULT_CHECKSUM, meta_len};
     use crate::volume::Volume;
     use crate::volume::tests::{POOL, buffered_volume_at};
     use ringfs_protocol::block::BlockId;
+
+    pub fn on_ring(test: impl Future<Output = ()> + 'static) {
+        ring::block_on(test).unwrap();
+    }
 
     pub struct Node {
         pub dataset: Arc<Dataset>,
@@ -507,8 +511,8 @@ pub(crate) mod tests {
     pub async fn fill(writer: &mut ReplicaWriter, bytes: &[u8], extra: u64) {
         let mut crcs = vec![0; DEFAULT_CHECKSUM.checksums_len(bytes.len() as u64) as usize];
         DEFAULT_CHECKSUM.fill(bytes, &mut crcs);
-        write_all_at(&writer.data, 0, bytes.to_vec()).await.unwrap();
-        write_all_at(&writer.meta, 7, crcs).await.unwrap();
+        writer.data.write_all_at(bytes.to_vec().into(), 0).await.unwrap();
+        writer.meta.write_all_at(crcs.into(), 7).await.unwrap();
         writer.file_len = bytes.len() as u64 + extra;
         writer.data.set_len(writer.file_len).await.unwrap();
         let len = bytes.len() as u64;
@@ -534,7 +538,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_block_is_created_filled_and_finalized() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let mut writer = node.dataset.create_rbw(request(1, 1001, 4096)).await.unwrap();
             assert_eq!(changes(&node), [(extended(1, 1001, 0).block, BlockChange::Receiving)]);
@@ -550,13 +554,12 @@ pub(crate) mod tests {
             assert_eq!(changes(&node), [(block, hinted)]);
             assert_eq!(node.volume.usage().unwrap().dfs_used_bytes, 700 + 7 + 8);
             assert_eq!(node.volume.promised_bytes(), 0);
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn a_block_that_exists_is_not_created_again() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
             for stamp in [1000, 1001, 1002] {
@@ -573,25 +576,23 @@ pub(crate) mod tests {
             };
             let error = node.dataset.create_rbw(foreign).await.unwrap_err();
             assert!(matches!(error, DatanodeError::UnknownPool { .. }), "{error}");
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn a_full_volume_refuses_and_leaves_nothing() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let error = node.dataset.create_rbw(request(1, 1001, u64::MAX / 4)).await.unwrap_err();
             assert!(matches!(error, DatanodeError::NoSpace { .. }), "{error}");
             assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
             assert_eq!(node.volume.promised_bytes(), 0);
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn a_failed_create_leaves_nothing() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             fs::create_dir(node.volume.rbw_dir().join("blk_1_1001.meta")).unwrap();
             let error = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap_err();
@@ -599,13 +600,12 @@ pub(crate) mod tests {
             assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
             assert!(!node.volume.rbw_dir().join("blk_1").exists());
             assert_eq!(node.volume.promised_bytes(), 0);
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn a_temporary_replica_becomes_finalized_or_rbw_or_nothing() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let dataset = &node.dataset;
             let mut writer = dataset.create_temporary(request(1, 1001, 0), false).await.unwrap();
@@ -626,13 +626,12 @@ pub(crate) mod tests {
             let files = writer.replica.files();
             dataset.abandon(writer).await.unwrap();
             assert!(dataset.replica(POOL, BlockId(3)).is_none() && !files.data.exists());
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn a_transfer_replaces_an_older_replica_only() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             put_finalized(&node.volume, 1, 1001, &[1; 600]);
             let dataset = open(vec![node.volume.clone()]);
@@ -644,13 +643,12 @@ pub(crate) mod tests {
             let replica = dataset.replica(POOL, BlockId(1)).unwrap();
             assert_eq!(replica.generation_stamp().0, 1002);
             assert_holds(&replica, &[9; 300]);
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn an_append_reopens_the_block_and_breaks_hard_links() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             put_finalized(&node.volume, 1, 1001, &[1; 700]);
             let dataset = open(vec![node.volume.clone()]);
@@ -668,7 +666,7 @@ pub(crate) mod tests {
             assert_eq!((writer.start_len, writer.checksum), (700, DEFAULT_CHECKSUM));
             assert_eq!((replica.state(), replica.generation_stamp()), (ReplicaState::Rbw, stamp));
             assert_eq!(replica.visible_len(), Some(700), "readers go on");
-            assert_eq!(read_exact_at(&writer.data, 0, 700).await.unwrap(), [1; 700]);
+            assert_eq!(writer.data.read_exact_at(0, 700).await.unwrap(), [1; 700]);
             let block = extended(1, 1002, 0);
             let twice = dataset.append(&block, GenerationStamp(1003), 700);
             let twice = ring::timeout(Duration::from_millis(20), twice).await;
@@ -681,13 +679,12 @@ pub(crate) mod tests {
             dataset.finalize(writer, false, None).await.unwrap();
             assert_holds(&replica, &[2; 900]);
             assert_eq!(fs::read(previous).unwrap(), [1; 700], "the link keeps the old bytes");
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn streaming_recovery_cuts_to_the_acked_bytes() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let dataset = &node.dataset;
             let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
@@ -713,13 +710,12 @@ pub(crate) mod tests {
             assert_eq!(replica.state(), ReplicaState::Rbw, "an abandoned RBW waits for recovery");
             let stale = dataset.recover_rbw(&block, GenerationStamp(1001), 700, 1500).await;
             assert!(stale.is_err(), "1002 is beyond 1001");
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn close_recovery_finalizes_under_the_new_stamp_and_may_be_repeated() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let dataset = &node.dataset;
             let mut writer = dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
@@ -735,13 +731,12 @@ pub(crate) mod tests {
             assert_eq!(again.await.unwrap(), extended(1, 1003, 1500).block);
             assert_holds(&replica, &[4; 1500]);
             assert_eq!(changes(&node), [(extended(1, 1003, 1500).block, received())]);
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn a_stopped_writer_cannot_finalize() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
             fill(&mut writer, &[4; 100], 0).await;
@@ -750,13 +745,12 @@ pub(crate) mod tests {
             assert!(matches!(error, DatanodeError::WriterStopped { .. }), "{error}");
             let replica = node.dataset.replica(POOL, BlockId(1)).unwrap();
             assert_eq!(replica.state(), ReplicaState::Rbw);
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn replicas_that_wait_for_recovery_take_no_writer() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             put(&node.volume, ReplicaState::Rbw, 1, 1001, &[1; 700]);
             let dataset = open(vec![node.volume.clone()]);
@@ -770,13 +764,12 @@ pub(crate) mod tests {
             for error in errors {
                 assert!(matches!(error, DatanodeError::IllegalTransition { .. }), "{error}");
             }
-        })
-        .unwrap();
+        });
     }
 
     #[test]
     fn what_a_crash_leaves_of_a_write_is_recovered_at_start() {
-        ring::block_on(async {
+        on_ring(async {
             let node = node();
             let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
             fill(&mut writer, &[5; 777], 1 << 16).await;
@@ -785,7 +778,6 @@ pub(crate) mod tests {
             let replica = again.replica(POOL, BlockId(1)).unwrap();
             assert_eq!((replica.state(), replica.bytes_on_disk()), (ReplicaState::Rwr, 777));
             assert_holds(&replica, &[5; 777]);
-        })
-        .unwrap();
+        });
     }
 }
