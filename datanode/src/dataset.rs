@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
-use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, ReplicaState};
+use ringfs_protocol::block::{Block, BlockId, ExtendedBlock};
 use ringfs_protocol::block_report::ReportedReplica;
 use ringfs_protocol::messages::StorageTypeProto;
 use tokio::sync::MutexGuard;
@@ -303,7 +303,7 @@ pub(crate) fn account_whole(replica: &Replica) {
 pub(crate) mod tests {
     use super::*;
     use crate::volume::tests::{POOL, volume_at};
-    use ringfs_protocol::block::GenerationStamp;
+    use ringfs_protocol::block::{GenerationStamp, ReplicaState};
     use std::fs;
 
     pub fn extended(id: u64, stamp: u64, len: u64) -> ExtendedBlock {

@@ -20,6 +20,7 @@ mod java_properties;
 mod namenode_link;
 mod peer;
 mod process;
+mod reopening;
 pub mod replica;
 mod replica_files;
 mod replica_length;

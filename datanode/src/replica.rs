@@ -51,13 +51,17 @@ pub enum ReplicaEvent {
     Delete,
 }
 
+/// The table has no entry for this event in this state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoTransition;
+
 /// The state after `event`, where `None` stands for "no replica"; an error when the table above
 /// has no entry. `original` is the state a RUR came from.
 pub fn next_state(
     state: Option<ReplicaState>,
     original: Option<ReplicaState>,
     event: ReplicaEvent,
-) -> std::result::Result<Option<ReplicaState>, ()> {
+) -> std::result::Result<Option<ReplicaState>, NoTransition> {
     use ReplicaEvent as E;
     use ReplicaState::{Finalized, Rbw, Rur, Rwr, Temporary};
     Ok(match (event, state) {
@@ -79,7 +83,7 @@ pub fn next_state(
             _ => Some(Rwr),
         },
         (E::Delete, Some(_)) => None,
-        _ => return Err(()),
+        _ => return Err(NoTransition),
     })
 }
 
@@ -267,14 +271,14 @@ impl Replica {
     /// Whether `event` may happen now; the caller holds [`Replica::transition`].
     pub(crate) fn check(&self, event: ReplicaEvent) -> Result<()> {
         let core = self.core.lock();
-        core.next(event).map(|_| ()).map_err(|()| self.illegal(&core, event))
+        core.next(event).map(|_| ()).map_err(|NoTransition| self.illegal(&core, event))
     }
 
     /// Applies `event` with the generation stamp that the replica has afterwards; the caller holds
     /// [`Replica::transition`] and has done the file operations.
     pub(crate) fn apply(&self, event: ReplicaEvent, stamp: GenerationStamp) -> Result<()> {
         let mut core = self.core.lock();
-        let next = core.next(event).map_err(|()| self.illegal(&core, event))?;
+        let next = core.next(event).map_err(|NoTransition| self.illegal(&core, event))?;
         match next {
             Some(ReplicaState::Rur) => {
                 core.original = core.settled_state();
@@ -335,7 +339,7 @@ impl Core {
         if self.state == ReplicaState::Rur { self.original } else { self.state }
     }
 
-    fn next(&self, event: ReplicaEvent) -> std::result::Result<Option<ReplicaState>, ()> {
+    fn next(&self, event: ReplicaEvent) -> std::result::Result<Option<ReplicaState>, NoTransition> {
         next_state(Some(self.state), Some(self.original), event)
     }
 }
@@ -379,7 +383,7 @@ mod tests {
             assert_eq!(row[0], format!("{event:?}"));
             for (cell, state) in row[1..].iter().zip(STATES) {
                 let expected = match *cell {
-                    "-" => Err(()),
+                    "-" => Err(NoTransition),
                     "none" => Ok(None),
                     "TEMP" | "TEMPORARY" => Ok(Some(Temporary)),
                     "RBW" => Ok(Some(Rbw)),

@@ -49,13 +49,7 @@ fn is_not_found(error: &io::Error) -> bool {
 }
 
 pub async fn create_new(path: &Path, direct: bool) -> Result<ring::File> {
-    let options = ring::OpenOptions {
-        read: true,
-        write: true,
-        create_new: true,
-        direct,
-        ..Default::default()
-    };
+    let options = ring::OpenOptions { read: true, write: true, create_new: true, direct };
     ring::File::open(path, options)
         .await
         .map_err(DatanodeError::io(format!("creating {}", path.display())))
