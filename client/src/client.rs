@@ -341,7 +341,7 @@ impl Client {
         let block_size = options.block_size.or(shared.settings.block_size);
         let block_size = block_size.unwrap_or(defaults.block_size);
         let checksum = checksum_of(defaults, shared)?;
-        if block_size == 0 || block_size % u64::from(checksum.bytes_per_checksum) != 0 {
+        if block_size == 0 || !block_size.is_multiple_of(u64::from(checksum.bytes_per_checksum)) {
             let what = format!("{path}: block size {block_size}");
             let why = format!("not a multiple of {} bytes", checksum.bytes_per_checksum);
             return Err(ClientError::Invalid { what, why });
@@ -424,7 +424,7 @@ impl Client {
             Some(block) if flags & CreateFlagProto::NewBlock as u32 != 0 => {
                 LastBlock::Finished(ExtendedBlock::from(&block.b))
             }
-            Some(block) => LastBlock::Appended(block),
+            Some(block) => LastBlock::Appended(Box::new(block)),
         };
         Ok(FileWriter::start(WriterParts {
             namenode: shared.namenode.clone(),

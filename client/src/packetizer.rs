@@ -127,7 +127,7 @@ impl Packetizer {
         }
         let chunk = u64::from(self.checksum.bytes_per_checksum);
         let flushed = self.pending.split().freeze();
-        if start % chunk == 0 {
+        if start.is_multiple_of(chunk) {
             self.packet_start = end - end % chunk;
             let kept = flushed.len() - (end % chunk) as usize;
             self.pending.extend_from_slice(&flushed[kept..]);

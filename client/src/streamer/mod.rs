@@ -59,7 +59,7 @@ pub(crate) enum LastBlock {
     /// It stays as it is; the next block names it as the previous one.
     Finished(ExtendedBlock),
     /// It has room: the first packet reopens it.
-    Appended(LocatedBlockProto),
+    Appended(Box<LocatedBlockProto>),
 }
 
 impl LastBlock {
@@ -379,7 +379,7 @@ impl Streamer {
         self.last_heard_ms = now_ms;
         // Datanodes behind a bad one did not get to answer: the last bad one is the nearest cause.
         if let Some(bad) = ack.replies.iter().rposition(|status| *status != Status::Success) {
-            let why = format!("answers packet {} with {:?}", ack.seqno, ack.replies[bad]);
+            let why = format!("answers {:?} to a packet", ack.replies[bad]);
             return self.pipeline_broke(bad, why);
         }
         if ack.seqno == HEARTBEAT_SEQNO {
