@@ -10,7 +10,7 @@ use super::arguments::{Arguments, OptionSpec, Takes, flag};
 use super::command::{ANY_NUMBER, Command};
 use super::destination;
 use super::error::ShellError;
-use super::file_system::{FileSystem, Source};
+use super::file_system::Source;
 use super::item::{Item, expand_all};
 use super::progress::Progress;
 use super::{Shell, temporaries::Temporaries};
@@ -411,9 +411,9 @@ async fn write_file(
     target: &Item,
     options: CopyOptions,
 ) -> Result<(), ShellError> {
-    let file_system: &FileSystem = &target.file_system;
-    let mut output = file_system.create(&target.path, options.one_replica).await?;
-    let mut progress = Progress::new(&source.text, source.status.as_ref().map(|s| s.length));
+    let mut output = target.file_system.create(&target.path, options.one_replica).await?;
+    let length = source.status.as_ref().map(|status| status.length);
+    let mut progress = Progress::new(&source.text, length, options.threads == 1);
     while let Some(data) = input.next().await? {
         progress.advance(data.len() as u64);
         output.write(data).await?;

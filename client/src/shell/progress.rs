@@ -18,15 +18,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `length` is unknown for a stream.
-    pub fn new(name: &str, length: Option<u64>) -> Self {
+    /// `length` is unknown for a stream; of several transfers at once none is shown.
+    pub fn new(name: &str, length: Option<u64>, alone: bool) -> Self {
         Self {
             name: name.to_owned(),
             length,
             done: 0,
             started: Instant::now(),
             bar: None,
-            wanted: std::io::stderr().is_terminal(),
+            wanted: alone && std::io::stderr().is_terminal(),
         }
     }
 
