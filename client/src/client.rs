@@ -516,11 +516,17 @@ fn checksum_of(
     defaults: &FsServerDefaultsProto,
     shared: &Shared,
 ) -> Result<DataChecksum, ClientError> {
-    let number = defaults.checksum_type.unwrap_or(ChecksumTypeProto::ChecksumCrc32 as i32);
-    let kind = ChecksumType::from_number(number).ok_or_else(|| ClientError::Invalid {
-        what: shared.uri.clone(),
-        why: format!("its default checksum is of an unknown type, {number}"),
-    })?;
-    DataChecksum::new(kind, defaults.bytes_per_checksum)
+    let kind = match shared.settings.checksum_type {
+        Some(kind) => kind,
+        None => {
+            let number = defaults.checksum_type.unwrap_or(ChecksumTypeProto::ChecksumCrc32 as i32);
+            ChecksumType::from_number(number).ok_or_else(|| ClientError::Invalid {
+                what: shared.uri.clone(),
+                why: format!("its default checksum is of an unknown type, {number}"),
+            })?
+        }
+    };
+    let chunk_size = shared.settings.bytes_per_checksum.unwrap_or(defaults.bytes_per_checksum);
+    DataChecksum::new(kind, chunk_size)
         .map_err(|source| ClientError::Protocol { peer: shared.uri.clone(), source })
 }

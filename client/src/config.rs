@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ringfs_protocol::checksum::ChecksumType;
 use ringfs_protocol::rpc::client::RpcClientOptions;
 use ringfs_protocol::settings::*;
 use ringfs_protocol::site_config::{ConfigError, Configuration};
@@ -13,6 +14,8 @@ pub(crate) struct ClientSettings {
     /// `None` where the configuration is silent: then the namenode's defaults hold.
     pub replication: Option<u16>,
     pub block_size: Option<u64>,
+    pub checksum_type: Option<ChecksumType>,
+    pub bytes_per_checksum: Option<u32>,
     pub umask: u16,
     pub home_prefix: String,
     pub rpc: RpcClientOptions,
@@ -68,6 +71,14 @@ impl ClientSettings {
                 true => Some(config.bytes(&DFS_BLOCK_SIZE)?),
                 false => None,
             },
+            checksum_type: match set(&DFS_CHECKSUM_TYPE) {
+                true => Some(checksum_type(config)?),
+                false => None,
+            },
+            bytes_per_checksum: match set(&DFS_BYTES_PER_CHECKSUM) {
+                true => Some(integer(config, &DFS_BYTES_PER_CHECKSUM, 1)?),
+                false => None,
+            },
             umask: umask(config)?,
             home_prefix: config.text(&DFS_USER_HOME_DIR_PREFIX),
             rpc: RpcClientOptions::from_configuration(config)?,
@@ -94,6 +105,14 @@ impl ClientSettings {
                 .boolean(&DFS_CLIENT_BLOCK_WRITE_REPLACE_DATANODE_ON_FAILURE_BEST_EFFORT)?,
         })
     }
+}
+
+fn checksum_type(config: &Configuration) -> Result<ChecksumType, ConfigError> {
+    let name = config.text(&DFS_CHECKSUM_TYPE);
+    [ChecksumType::Null, ChecksumType::Crc32, ChecksumType::Crc32c]
+        .into_iter()
+        .find(|kind| kind.name() == name)
+        .ok_or_else(|| config.refuse(&DFS_CHECKSUM_TYPE, &name, "not CRC32C, CRC32 or NULL"))
 }
 
 fn integer<T: TryFrom<i64>>(

@@ -83,7 +83,7 @@ impl Listing {
         itself: bool,
         recursive: bool,
     ) -> Result<(), ShellError> {
-        if itself || !item.status()?.is_directory {
+        if !item.status()?.is_directory || itself {
             self.widen(std::slice::from_ref(&item));
             return self.print(shell, &item);
         }
