@@ -147,7 +147,9 @@ impl FileSystem {
 
     pub async fn open(&self, path: &str, verify_checksums: bool) -> Result<Source> {
         match self {
-            Self::Hdfs(hdfs) => Ok(Source::Hdfs(hdfs.open(path, 0, verify_checksums).await?)),
+            Self::Hdfs(hdfs) => {
+                Ok(Source::Hdfs(Box::new(hdfs.open(path, 0, verify_checksums).await?)))
+            }
             Self::Local => local::open(path).map(Source::Local),
         }
     }
@@ -155,7 +157,7 @@ impl FileSystem {
     /// Opens a file to be read from `offset` on.
     pub async fn open_at(&self, path: &str, offset: u64) -> Result<Source> {
         match self {
-            Self::Hdfs(hdfs) => Ok(Source::Hdfs(hdfs.open(path, offset, true).await?)),
+            Self::Hdfs(hdfs) => Ok(Source::Hdfs(Box::new(hdfs.open(path, offset, true).await?))),
             Self::Local => {
                 let mut file = local::open(path)?;
                 let seek = file.seek(SeekFrom::Start(offset));
@@ -274,7 +276,7 @@ impl FileSystem {
 
 /// A file being read.
 pub enum Source {
-    Hdfs(HdfsReader),
+    Hdfs(Box<HdfsReader>),
     Local(File),
     StandardInput,
 }
