@@ -1,0 +1,52 @@
+//! Why a command failed, and the exit code that says so: 0 success, 1 failure, 2 wrong usage (clap),
+//! 130 stopped by a signal. `ringfs dfs` keeps the codes of `hdfs dfs` instead.
+
+use std::process::ExitCode;
+
+use ringfs::cluster::ClusterError;
+use ringfs_bench::BenchError;
+use ringfs_client::ClientError;
+use ringfs_datanode::DatanodeError;
+use ringfs_protocol::site_config::ConfigError;
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum CommandError {
+    #[error(transparent)]
+    Datanode(#[from] DatanodeError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    #[error("cannot {what} {path}: {source}")]
+    File { what: &'static str, path: String, source: std::io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
+    #[error("cannot start the runtime: {0}")]
+    Runtime(std::io::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("read back {found} where {expected} was written, at byte {offset_bytes} of {file}")]
+    Differs { file: String, offset_bytes: u64, expected: String, found: String },
+    #[error("stopped by a signal")]
+    Interrupted,
+}
+
+impl CommandError {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Interrupted => ExitCode::from(130),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    pub fn file(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Self::File { what, path, source }
+    }
+}
