@@ -1,0 +1,15 @@
+//! The whole of ringfs from outside: the real binary as a namenode and datanodes, driven by our own
+//! client and by clients that others wrote. `tests/run` sets up what these need (a JDK, a Python
+//! environment); a test that misses something fails and says so.
+
+mod cluster;
+
+mod bad_bytes;
+mod bad_input;
+mod cli;
+mod hdfs_native;
+mod java_client;
+mod our_client;
+mod python_clients;
+mod replication;
+mod restart;
