@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ringfs_protocol::block::Block;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::block_reports::{BlockChange, ReportQueue};
 use crate::error::{DatanodeError, Result};
@@ -123,7 +123,7 @@ fn delete_all(volume: &Volume, jobs: &Receiver<Job>, reports: &ReportQueue, stop
         }
         volume.account(job.accounted_bytes, 0);
         if let Some(block) = job.report {
-            info!(%block, bytes = block.num_bytes, "deleted");
+            debug!(%block, bytes = block.num_bytes, "deleted");
             reports.push(volume.storage_id(), block, BlockChange::Deleted);
         }
     }

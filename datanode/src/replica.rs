@@ -123,6 +123,8 @@ struct Core {
     generation_stamp: GenerationStamp,
     recovery_id: GenerationStamp,
     writer: Option<Arc<watch::Sender<bool>>>,
+    /// Set by Delete: whoever waited for this replica meanwhile finds no state to go on from.
+    is_deleted: bool,
     /// What the volume's `dfs_used` counts for this replica.
     accounted_bytes: u64,
 }
@@ -161,6 +163,7 @@ impl Replica {
                 generation_stamp: block.generation_stamp,
                 recovery_id: GenerationStamp(0),
                 writer: None,
+                is_deleted: false,
                 accounted_bytes: 0,
             }),
             on_disk: Mutex::new(OnDisk { len: block.num_bytes, last_chunk_checksum }),
@@ -290,7 +293,7 @@ impl Replica {
                 core.original = state;
                 core.generation_stamp = stamp;
             }
-            None => {}
+            None => core.is_deleted = true,
         }
         Ok(())
     }
@@ -330,17 +333,21 @@ impl Replica {
             generation_stamp: core.generation_stamp,
             num_bytes: self.bytes_on_disk(),
         };
-        DatanodeError::IllegalTransition { block, state: Some(core.state), event }
+        DatanodeError::IllegalTransition { block, state: core.present_state(), event }
     }
 }
 
 impl Core {
+    fn present_state(&self) -> Option<ReplicaState> {
+        (!self.is_deleted).then_some(self.state)
+    }
+
     fn settled_state(&self) -> ReplicaState {
         if self.state == ReplicaState::Rur { self.original } else { self.state }
     }
 
     fn next(&self, event: ReplicaEvent) -> std::result::Result<Option<ReplicaState>, NoTransition> {
-        next_state(Some(self.state), Some(self.original), event)
+        next_state(self.present_state(), Some(self.original), event)
     }
 }
 
@@ -435,6 +442,16 @@ mod tests {
         assert_eq!(replica.reported_state(), Some(Finalized));
         replica.apply(E::FinishRecovery, GenerationStamp(1006)).unwrap();
         assert_eq!((replica.state(), replica.generation_stamp().0), (Finalized, 1006));
+    }
+
+    #[test]
+    fn a_deleted_replica_goes_nowhere() {
+        let replica = crate::volume::tests::replica(Finalized, 100);
+        replica.apply(E::Delete, GenerationStamp(1001)).unwrap();
+        for event in EVENTS {
+            let is_creation = matches!(event, E::CreateRbw | E::CreateTemporary);
+            assert_eq!(replica.check(event).is_ok(), is_creation, "{event:?}");
+        }
     }
 
     #[test]
