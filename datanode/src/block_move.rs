@@ -164,3 +164,98 @@ fn expect_next(source: &Peer, frame: &PacketFrame, checksum: DataChecksum, len: 
         frame.data_len, frame.checksums_len, frame.header.offset_in_block
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block_reports::BlockChange;
+    use crate::dataset::tests::{extended, open, put_finalized};
+    use crate::fake_peer::FakePeer;
+    use crate::transitions::tests::{assert_holds, changes, node, on_ring};
+    use crate::volume::tests::POOL;
+    use ringfs_protocol::block::BlockId;
+    use ringfs_protocol::messages::{BaseHeaderProto, DatanodeInfoProto};
+    use ringfs_protocol::operation::Operation;
+
+    fn moves(dataset: &Arc<Dataset>) -> BlockMoves {
+        BlockMoves::new(dataset.clone(), Duration::from_secs(5))
+    }
+
+    fn header() -> BaseHeaderProto {
+        BaseHeaderProto { block: (&extended(1, 1001, 0)).into(), token: None, trace_info: None }
+    }
+
+    fn replace(source: DatanodeInfoProto) -> OpReplaceBlockProto {
+        OpReplaceBlockProto {
+            header: header(),
+            del_hint: "old-node".into(),
+            source,
+            storage_type: None,
+            storage_id: None,
+        }
+    }
+
+    /// The reply and the packets with which a node that has block 1 answers COPY_BLOCK.
+    async fn copy_of(bytes: &[u8]) -> (BlockOpResponseProto, Vec<u8>) {
+        let node = node();
+        put_finalized(&node.volume, 1, 1001, bytes);
+        let dataset = Arc::new(open(vec![node.volume.clone()]));
+        let request = OpCopyBlockProto { header: header() };
+        let (reply, mut packets) = moves(&dataset).copy_block(&request).await.unwrap();
+        let mut stream = Vec::new();
+        while let Some(run) = packets.next_run().await.unwrap() {
+            stream.extend_from_slice(&run);
+        }
+        (reply, stream)
+    }
+
+    fn source(reply: BlockOpResponseProto, stream: Vec<u8>) -> FakePeer<()> {
+        FakePeer::start(move |mut conversation| {
+            assert!(matches!(conversation.operation(), Operation::CopyBlock(_)));
+            conversation.reply(&reply);
+            conversation.send(&stream);
+            conversation.send(&COPY_DONE);
+        })
+    }
+
+    #[test]
+    fn a_block_is_fetched_and_the_old_replica_named() {
+        on_ring(async {
+            let bytes: Vec<u8> = (0..200_000).map(|i| (i * 13 + i / 511) as u8).collect();
+            let (reply, stream) = copy_of(&bytes).await;
+            let node = node();
+            let peer = source(reply, stream);
+            let moved =
+                moves(&node.dataset).replace_block(&replace(peer.info.clone())).await.unwrap();
+            peer.outcome();
+            assert_eq!(moved, extended(1, 1001, 200_000).block);
+            assert_holds(&node.dataset.replica(POOL, BlockId(1)).unwrap(), &bytes);
+            let hinted = BlockChange::Received { delete_hint: Some("old-node".into()) };
+            assert_eq!(changes(&node), [(moved, hinted)]);
+        });
+    }
+
+    #[test]
+    fn a_corrupted_or_broken_copy_leaves_nothing() {
+        on_ring(async {
+            let (reply, stream) = copy_of(&[7; 100_000]).await;
+            let node = node();
+            let mut corrupt = stream.clone();
+            corrupt[60_000] ^= 1;
+            for stream in [corrupt, stream[..80_000].to_vec()] {
+                let peer = source(reply.clone(), stream);
+                let moved = moves(&node.dataset).replace_block(&replace(peer.info.clone())).await;
+                assert!(matches!(
+                    moved,
+                    Err(DatanodeError::Peer { .. } | DatanodeError::Protocol(_))
+                ));
+                peer.outcome();
+                assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
+            }
+            let refusal =
+                BlockOpResponseProto { status: Status::Error as i32, ..Default::default() };
+            let peer = source(refusal, Vec::new());
+            assert!(moves(&node.dataset).replace_block(&replace(peer.info.clone())).await.is_err());
+        });
+    }
+}

@@ -196,3 +196,148 @@ impl Transfers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::tests::{extended, open, put_finalized};
+    use crate::fake_peer::FakePeer;
+    use crate::replica_length::DEFAULT_CHECKSUM;
+    use crate::transitions::tests::{Node, fill, node, on_ring, request};
+    use crate::volume::tests::POOL;
+    use ringfs_protocol::block::BlockId;
+    use ringfs_protocol::operation::Operation;
+
+    fn transfers(dataset: Arc<Dataset>) -> Transfers {
+        Transfers {
+            dataset,
+            activity: Arc::default(),
+            timeout: Duration::from_secs(5),
+            own_id: DatanodeIDProto { datanode_uuid: "me".into(), ..Default::default() },
+        }
+    }
+
+    fn transfer_request(id: u64, stamp: u64, target: DatanodeInfoProto) -> OpTransferBlockProto {
+        OpTransferBlockProto {
+            header: ClientOperationHeaderProto {
+                base_header: BaseHeaderProto {
+                    block: (&extended(id, stamp, 0)).into(),
+                    token: None,
+                    trace_info: None,
+                },
+                client_name: "DFSClient_1".into(),
+            },
+            targets: vec![target],
+            target_storage_types: vec![StorageTypeProto::Ssd as i32],
+            target_storage_ids: vec!["DS-target".into()],
+        }
+    }
+
+    /// A peer that takes a block and answers with `status`: the request and the data.
+    fn receiver(status: Status) -> FakePeer<(OpWriteBlockProto, Option<Vec<u8>>)> {
+        FakePeer::start(move |mut conversation| {
+            let Operation::WriteBlock(request) = conversation.operation() else {
+                panic!("WRITE_BLOCK expected");
+            };
+            let data = conversation.packets();
+            if !request.header.client_name.is_empty() && data.is_some() {
+                conversation.reply(&DNTransferAckProto { status: status as i32 });
+            }
+            (*request, data)
+        })
+    }
+
+    fn finalized(bytes: &[u8]) -> (Node, Arc<Dataset>) {
+        let node = node();
+        put_finalized(&node.volume, 1, 1001, bytes);
+        let dataset = Arc::new(open(vec![node.volume.clone()]));
+        (node, dataset)
+    }
+
+    #[test]
+    fn a_clients_transfer_sends_what_is_acked_and_waits_for_the_answer() {
+        on_ring(async {
+            let node = node();
+            let mut writer = node.dataset.create_rbw(request(1, 1001, 0)).await.unwrap();
+            fill(&mut writer, &[3; 1500], 0).await;
+            writer.replica.set_bytes_acked(700);
+            let peer = receiver(Status::Success);
+            let request = transfer_request(1, 1001, peer.info.clone());
+            let transfers = transfers(node.dataset.clone());
+            transfers.transfer_for_client(&request).await.unwrap();
+            let (write, data) = peer.outcome();
+            assert_eq!(data.unwrap(), [3; 700]);
+            assert_eq!(write.stage(), BlockConstructionStage::TransferRbw);
+            assert_eq!(write.header.client_name, "DFSClient_1");
+            assert_eq!(write.header.base_header.block.num_bytes(), 700);
+            assert_eq!(write.storage_id.as_deref(), Some("DS-target"));
+            assert_eq!(write.storage_type(), StorageTypeProto::Ssd);
+            assert!(write.targets.is_empty());
+            assert_eq!(write.source.unwrap().id.datanode_uuid, "me");
+            assert_eq!(transfers.activity.transfers(), 0);
+        });
+    }
+
+    #[test]
+    fn a_transfer_that_the_target_refuses_has_failed() {
+        on_ring(async {
+            let (_node, dataset) = finalized(&[1; 900]);
+            let peer = receiver(Status::Error);
+            let request = transfer_request(1, 1001, peer.info.clone());
+            let error = transfers(dataset.clone()).transfer_for_client(&request).await.unwrap_err();
+            assert!(matches!(&error, DatanodeError::Peer { .. }), "{error}");
+            assert_eq!(peer.outcome().0.stage(), BlockConstructionStage::TransferFinalized);
+
+            let too_new = transfer_request(1, 1002, DatanodeInfoProto::default());
+            assert!(transfers(dataset).transfer_for_client(&too_new).await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_replication_goes_down_the_chain_without_an_answer() {
+        on_ring(async {
+            let (_node, dataset) = finalized(&[5; 70_000]);
+            let peer = receiver(Status::Success);
+            let second = DatanodeInfoProto {
+                id: DatanodeIDProto { datanode_uuid: "second".into(), ..Default::default() },
+                ..Default::default()
+            };
+            let destination = Destination {
+                targets: vec![peer.info.clone(), second],
+                storage_types: vec![StorageTypeProto::Disk as i32, StorageTypeProto::Ssd as i32],
+                storage_ids: vec!["DS-1".into(), "DS-2".into()],
+            };
+            transfers(dataset).replicate(extended(1, 1001, 70_000), destination).await;
+            let (write, data) = peer.outcome();
+            assert!(data.unwrap() == [5; 70_000]);
+            assert_eq!(write.header.client_name, "");
+            assert_eq!(write.stage(), BlockConstructionStage::PipelineSetupCreate);
+            assert_eq!(write.targets[0].id.datanode_uuid, "second");
+            assert_eq!(write.target_storage_ids, ["DS-2"]);
+            assert_eq!(write.requested_checksum, DEFAULT_CHECKSUM.to_proto());
+        });
+    }
+
+    #[test]
+    fn corrupt_and_short_replicas_are_reported_and_not_copied() {
+        on_ring(async {
+            let (_node, dataset) = finalized(&[5; 900]);
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            let destination = |peer: &DatanodeInfoProto| Destination {
+                targets: vec![peer.clone()],
+                storage_types: Vec::new(),
+                storage_ids: Vec::new(),
+            };
+            let nowhere = destination(&DatanodeInfoProto::default());
+            let transfers = transfers(dataset.clone());
+            transfers.replicate(extended(1, 1001, 901), nowhere).await;
+            assert_eq!(dataset.reports().take_bad().len(), 1, "901 bytes are not here");
+
+            std::fs::write(replica.files().data, [6; 900]).unwrap();
+            let peer = receiver(Status::Success);
+            transfers.replicate(extended(1, 1001, 900), destination(&peer.info)).await;
+            assert_eq!(peer.outcome().1, None, "the stream ends without a last packet");
+            assert_eq!(dataset.reports().take_bad()[0].1, extended(1, 1001, 900).block);
+        });
+    }
+}

@@ -15,6 +15,8 @@ mod deletion;
 pub mod error;
 #[cfg(test)]
 mod fake_namenode;
+#[cfg(test)]
+mod fake_peer;
 mod ipc_server;
 mod java_properties;
 mod namenode_link;

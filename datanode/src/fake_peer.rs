@@ -1,0 +1,95 @@
+//! The other datanode of a copy, for tests: a thread that speaks the transfer protocol by hand.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::JoinHandle;
+
+use bytes::{Buf, BytesMut};
+use prost::Message;
+use ringfs_protocol::messages::{DatanodeIDProto, DatanodeInfoProto};
+use ringfs_protocol::operation::{Operation, decode_operation};
+use ringfs_protocol::packet::decode_packet_prefix;
+use ringfs_protocol::wire::encode_delimited;
+
+pub struct FakePeer<T> {
+    pub info: DatanodeInfoProto,
+    thread: JoinHandle<T>,
+}
+
+pub struct Conversation {
+    stream: TcpStream,
+    received: BytesMut,
+}
+
+impl<T: Send + 'static> FakePeer<T> {
+    /// Answers one connection with `script`.
+    pub fn start(script: impl FnOnce(Conversation) -> T + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let id = DatanodeIDProto {
+            ip_addr: "127.0.0.1".into(),
+            datanode_uuid: "peer".into(),
+            xfer_port: listener.local_addr().unwrap().port().into(),
+            ..Default::default()
+        };
+        let thread = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            script(Conversation { stream, received: BytesMut::new() })
+        });
+        Self { info: DatanodeInfoProto { id, ..Default::default() }, thread }
+    }
+
+    /// What the script came to.
+    pub fn outcome(self) -> T {
+        self.thread.join().unwrap()
+    }
+}
+
+impl Conversation {
+    pub fn operation(&mut self) -> Operation {
+        loop {
+            if let Some((operation, used)) = decode_operation(&self.received).unwrap() {
+                self.received.advance(used);
+                return operation;
+            }
+            assert!(self.receive(), "closed inside an operation");
+        }
+    }
+
+    /// The data of all packets up to the last one; `None` when the stream ends before.
+    pub fn packets(&mut self) -> Option<Vec<u8>> {
+        let mut data = Vec::new();
+        loop {
+            let frame = decode_packet_prefix(&self.received).unwrap();
+            let Some(frame) = frame.filter(|frame| self.received.len() >= frame.total_len()) else {
+                if !self.receive() {
+                    return None;
+                }
+                continue;
+            };
+            assert_eq!(frame.header.offset_in_block, data.len() as u64);
+            self.received.advance(frame.prefix_len + frame.checksums_len);
+            data.extend_from_slice(&self.received.split_to(frame.data_len));
+            if frame.header.last_packet_in_block {
+                return Some(data);
+            }
+        }
+    }
+
+    pub fn reply<M: Message>(&mut self, message: &M) {
+        let mut bytes = BytesMut::new();
+        encode_delimited(message, &mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// `false` at the end of the stream.
+    fn receive(&mut self) -> bool {
+        let mut piece = [0; 4096];
+        let count = self.stream.read(&mut piece).unwrap();
+        self.received.extend_from_slice(&piece[..count]);
+        count > 0
+    }
+}
