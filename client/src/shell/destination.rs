@@ -69,16 +69,12 @@ pub fn refuse_into_itself(source: &Item, target: &Item) -> Result<(), ShellError
     if !source.is_directory() || !source.file_system.is_same(&target.file_system) {
         return Ok(());
     }
-    let why = if source.path == target.path {
-        "are identical"
+    let (target_path, why) = if source.path == target.path {
+        (target.uri(), "are identical")
     } else if super::path::is_within(&target.path, &source.path) {
-        "is a subdirectory of itself"
+        (target.text.clone(), "is a subdirectory of itself")
     } else {
         return Ok(());
     };
-    Err(ShellError::Pair {
-        source_path: source.text.clone(),
-        target_path: target.text.clone(),
-        why,
-    })
+    Err(ShellError::Pair { source_path: source.text.clone(), target_path, why })
 }
