@@ -144,6 +144,9 @@ settings! {
         "Whether permissions are checked", was "dfs.permissions";
     DFS_PERMISSIONS_SUPERUSERGROUP: Text, "dfs.permissions.superusergroup" = "supergroup",
         "Members of this group are superusers", was "dfs.permissions.supergroup";
+    HADOOP_USER_GROUP_STATIC_MAPPING_OVERRIDES: Text,
+        "hadoop.user.group.static.mapping.overrides" = "dr.who=;",
+        "Groups of users that the system is not asked for: user1=group1,group2;user2=";
     DFS_NAMENODE_ACCESSTIME_PRECISION: Millis, "dfs.namenode.accesstime.precision" = "3600000",
         "Access times are updated once in this time; 0: never", was "dfs.access.time.precision";
     DFS_LS_LIMIT: Integer, "dfs.ls.limit" = "1000",

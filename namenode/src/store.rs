@@ -1,0 +1,531 @@
+//! The metadata store: redb below, one writer above it, group commit in between.
+//!
+//! Every change is an operation queued to the writer thread. The writer takes what has gathered, runs
+//! the operations one after another in one transaction, commits it durably once, and only then lets
+//! the replies go: many replies share one sync. An operation sees what its predecessors in the batch
+//! did. One that fails is undone from a log of the values it replaced, so it leaves nothing. Work that
+//! must not precede durability (telling datanodes to delete blocks) is queued with
+//! [`Update::after_commit`] and runs between the commit and the replies.
+//!
+//! Reads use their own snapshot on the calling thread and never wait for the writer. Opening does not
+//! read the namespace; after a crash redb's quick repair spares the walk through the file.
+//!
+//! When redb fails, the batch fails as a whole, and every later change is refused: what was answered
+//! stays durable, and nothing is answered that is not.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use prost::Message;
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use ringfs_protocol::block::{BlockId, GenerationStamp};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{NamenodeError, Result};
+use crate::limits::{WRITE_BATCH_MAX, WRITE_QUEUE_MAX};
+use crate::schema::{
+    BlockPhase, BlockRecord, Counter, FileBlock, IDENTITY_KEY, IdentityRecord, Inode, InodeId,
+    InodeRecord, STORE_VERSION, Space, decode, decode_u64, entry_key, entry_name, file_block_key,
+    lease_key, lease_prefix, prefix_end, split_lease_key, u64_key,
+};
+
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+fn definition(space: Space) -> Definition {
+    TableDefinition::new(space.name())
+}
+
+pub struct Store {
+    database: Arc<Database>,
+    queue: Option<mpsc::Sender<Box<dyn Job>>>,
+    writer: Option<JoinHandle<()>>,
+    commits: Arc<AtomicU64>,
+    identity: IdentityRecord,
+}
+
+impl Store {
+    /// Starts the writer of a formatted database. `place` names it in errors.
+    pub fn open(database: Database, place: &str) -> Result<Self> {
+        let identity = read_identity(&database, place)?;
+        let database = Arc::new(database);
+        let commits = Arc::new(AtomicU64::new(0));
+        let (queue, jobs) = mpsc::channel(WRITE_QUEUE_MAX);
+        let writer = Writer { database: database.clone(), commits: commits.clone(), failed: None };
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(jobs))
+            .map_err(|error| NamenodeError::system("starting the store's writer", error))?;
+        Ok(Self { database, queue: Some(queue), writer: Some(writer), commits, identity })
+    }
+
+    pub fn identity(&self) -> &IdentityRecord {
+        &self.identity
+    }
+
+    /// Transactions committed since the store was opened.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// The state as of the last commit.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let transaction = self.database.begin_read()?;
+        let mut tables = Vec::with_capacity(Space::ALL.len());
+        for space in Space::ALL {
+            tables.push(transaction.open_table(definition(space))?);
+        }
+        Ok(Snapshot { tables })
+    }
+
+    /// Runs `operation` in the writer's next transaction; returns once that is durable.
+    pub async fn write<T, F>(&self, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Update) -> Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Operation { run: Some(operation), result: None, reply: Some(reply) });
+        let stopped = || NamenodeError::Store("the writer has stopped".to_owned());
+        let queue = self.queue.as_ref().ok_or_else(stopped)?;
+        queue.send(job).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // The last handle may fall inside an after-commit action, on the writer itself.
+            if writer.thread().id() != std::thread::current().id() {
+                let _ = writer.join();
+            }
+        }
+    }
+}
+
+/// Makes `database` an empty store with this identity and the records that `fill` puts.
+pub fn format(
+    database: &Database,
+    identity: &IdentityRecord,
+    fill: impl FnOnce(&mut Update) -> Result<()>,
+) -> Result<()> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    for space in Space::ALL {
+        transaction.delete_table(definition(space))?;
+    }
+    {
+        let mut update = Update::new(&transaction)?;
+        update.put(Space::Identity, IDENTITY_KEY, &identity.encode_to_vec())?;
+        fill(&mut update)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn read_identity(database: &Database, place: &str) -> Result<IdentityRecord> {
+    let refuse = |why: String| NamenodeError::Format { path: place.to_owned(), why };
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(definition(Space::Identity)) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            return Err(refuse(
+                "not formatted; run `ringfs namenode -format` once before the first start"
+                    .to_owned(),
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let value = table.get(IDENTITY_KEY)?.ok_or_else(|| refuse("holds no identity".to_owned()))?;
+    let identity: IdentityRecord = decode(Space::Identity, value.value())?;
+    if identity.store_version != STORE_VERSION {
+        return Err(refuse(format!(
+            "store version {} was written by another version of ringfs; this one reads version \
+             {STORE_VERSION}",
+            identity.store_version
+        )));
+    }
+    Ok(identity)
+}
+
+/// Reading, from a snapshot or inside an operation.
+pub trait View {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The first `max` pairs between two bounds, in key order.
+    fn scan(
+        &self,
+        space: Space,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+
+    fn scan_prefix(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        max: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let end = prefix_end(prefix);
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.scan(space, Bound::Included(prefix), end, max)
+    }
+
+    fn counter(&self, counter: Counter) -> Result<u64> {
+        match self.get(Space::Counters, counter.key())? {
+            Some(value) => decode_u64(Space::Counters, &value),
+            None => Ok(0),
+        }
+    }
+
+    fn inode(&self, id: InodeId) -> Result<Option<Inode>> {
+        let Some(value) = self.get(Space::Inodes, &u64_key(id))? else { return Ok(None) };
+        Ok(Some(Inode { id, record: decode(Space::Inodes, &value)? }))
+    }
+
+    fn child(&self, directory: InodeId, name: &[u8]) -> Result<Option<InodeId>> {
+        match self.get(Space::Entries, &entry_key(directory, name))? {
+            Some(value) => decode_u64(Space::Entries, &value).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Names and inodes of a directory strictly after a name, in listing order.
+    fn children(
+        &self,
+        directory: InodeId,
+        after: &[u8],
+        max: usize,
+    ) -> Result<Vec<(Vec<u8>, InodeId)>> {
+        let start = entry_key(directory, after);
+        let end = prefix_end(&u64_key(directory));
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let pairs = self.scan(Space::Entries, Bound::Excluded(&start), end, max)?;
+        pairs
+            .into_iter()
+            .map(|(key, value)| Ok((entry_name(&key), decode_u64(Space::Entries, &value)?)))
+            .collect()
+    }
+
+    fn block(&self, id: BlockId) -> Result<Option<FileBlock>> {
+        let Some(value) = self.get(Space::Blocks, &u64_key(id.0))? else { return Ok(None) };
+        Ok(Some(FileBlock { id, record: decode(Space::Blocks, &value)? }))
+    }
+
+    /// Block `index` of a file.
+    fn file_block(&self, inode: InodeId, index: u32) -> Result<Option<FileBlock>> {
+        match self.get(Space::FileBlocks, &file_block_key(inode, index))? {
+            Some(value) => self.block(BlockId(decode_u64(Space::FileBlocks, &value)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The blocks of a file in order.
+    fn file_blocks(&self, inode: InodeId) -> Result<Vec<FileBlock>> {
+        let mut blocks = Vec::new();
+        for (_, value) in self.scan_prefix(Space::FileBlocks, &u64_key(inode), usize::MAX)? {
+            blocks.extend(self.block(BlockId(decode_u64(Space::FileBlocks, &value)?))?);
+        }
+        Ok(blocks)
+    }
+
+    /// Up to `max` files open under `holder`.
+    fn leased_files(&self, holder: &str, max: usize) -> Result<Vec<InodeId>> {
+        let pairs = self.scan_prefix(Space::Leases, &lease_prefix(holder), max)?;
+        Ok(pairs.iter().filter_map(|(key, _)| Some(split_lease_key(key)?.1)).collect())
+    }
+}
+
+pub struct Snapshot {
+    tables: Vec<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+}
+
+impl View for Snapshot {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.tables[space as usize], key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        scan(&self.tables[space as usize], start, end, max)
+    }
+}
+
+/// The writer's transaction as an operation sees it.
+pub struct Update<'a> {
+    tables: Vec<Table<'a, &'static [u8], &'static [u8]>>,
+    /// What the running operation replaced, oldest first.
+    undo: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
+    after_commit: Vec<Action>,
+    changed: bool,
+}
+
+type Action = Box<dyn FnOnce() + Send>;
+
+impl View for Update<'_> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.tables[space as usize], key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        scan(&self.tables[space as usize], start, end, max)
+    }
+}
+
+impl<'a> Update<'a> {
+    fn new(transaction: &'a redb::WriteTransaction) -> Result<Self> {
+        let mut tables = Vec::with_capacity(Space::ALL.len());
+        for space in Space::ALL {
+            tables.push(transaction.open_table(definition(space))?);
+        }
+        Ok(Self { tables, undo: Vec::new(), after_commit: Vec::new(), changed: false })
+    }
+
+    pub fn put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>> {
+        let old = self.tables[space as usize].insert(key, value)?.map(|old| old.value().to_vec());
+        self.undo.push((space, key.to_vec(), old.clone()));
+        Ok(old)
+    }
+
+    pub fn remove(&mut self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let old = self.tables[space as usize].remove(key)?.map(|old| old.value().to_vec());
+        if old.is_some() {
+            self.undo.push((space, key.to_vec(), old.clone()));
+        }
+        Ok(old)
+    }
+
+    /// Runs `action` once the transaction is durable, before any reply of it is sent; not at all
+    /// when the operation or the transaction fails. It runs on the writer, so it must be short.
+    pub fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.after_commit.push(Box::new(action));
+    }
+
+    pub fn put_counter(&mut self, counter: Counter, value: u64) -> Result<()> {
+        self.put(Space::Counters, counter.key(), &u64_key(value))?;
+        Ok(())
+    }
+
+    /// Raises a counter by one and returns its new value.
+    pub fn next(&mut self, counter: Counter) -> Result<u64> {
+        let value = self.counter(counter)? + 1;
+        self.put_counter(counter, value)?;
+        Ok(value)
+    }
+
+    pub fn next_generation_stamp(&mut self) -> Result<GenerationStamp> {
+        self.next(Counter::GenerationStamp).map(GenerationStamp)
+    }
+
+    pub fn put_inode(&mut self, id: InodeId, record: &InodeRecord) -> Result<()> {
+        self.put(Space::Inodes, &u64_key(id), &record.encode_to_vec())?;
+        Ok(())
+    }
+
+    pub fn remove_inode(&mut self, id: InodeId) -> Result<()> {
+        self.remove(Space::Inodes, &u64_key(id))?;
+        Ok(())
+    }
+
+    pub fn put_entry(&mut self, directory: InodeId, name: &[u8], inode: InodeId) -> Result<()> {
+        self.put(Space::Entries, &entry_key(directory, name), &u64_key(inode))?;
+        Ok(())
+    }
+
+    pub fn remove_entry(&mut self, directory: InodeId, name: &[u8]) -> Result<()> {
+        self.remove(Space::Entries, &entry_key(directory, name))?;
+        Ok(())
+    }
+
+    pub fn put_block(&mut self, block: &FileBlock) -> Result<()> {
+        let old = self.put(Space::Blocks, &u64_key(block.id.0), &block.record.encode_to_vec())?;
+        self.count_complete(old, i64::from(block.is_complete()))
+    }
+
+    pub fn remove_block(&mut self, id: BlockId) -> Result<()> {
+        let old = self.remove(Space::Blocks, &u64_key(id.0))?;
+        self.count_complete(old, 0)
+    }
+
+    /// Keeps the count of complete blocks when a record replaces `old`.
+    fn count_complete(&mut self, old: Option<Vec<u8>>, now: i64) -> Result<()> {
+        let was = match old {
+            Some(value) => {
+                let old: BlockRecord = decode(Space::Blocks, &value)?;
+                i64::from(old.phase() == BlockPhase::Complete)
+            }
+            None => 0,
+        };
+        if was != now {
+            let count = self.counter(Counter::CompleteBlocks)?;
+            self.put_counter(Counter::CompleteBlocks, count.saturating_add_signed(now - was))?;
+        }
+        Ok(())
+    }
+
+    pub fn put_file_block(&mut self, inode: InodeId, index: u32, id: BlockId) -> Result<()> {
+        self.put(Space::FileBlocks, &file_block_key(inode, index), &u64_key(id.0))?;
+        Ok(())
+    }
+
+    pub fn remove_file_block(&mut self, inode: InodeId, index: u32) -> Result<()> {
+        self.remove(Space::FileBlocks, &file_block_key(inode, index))?;
+        Ok(())
+    }
+
+    pub fn put_lease(&mut self, holder: &str, inode: InodeId) -> Result<()> {
+        self.put(Space::Leases, &lease_key(holder, inode), &[])?;
+        Ok(())
+    }
+
+    pub fn remove_lease(&mut self, holder: &str, inode: InodeId) -> Result<()> {
+        self.remove(Space::Leases, &lease_key(holder, inode))?;
+        Ok(())
+    }
+
+    /// Ends one operation: keeps its changes, or takes them back.
+    fn settle(&mut self, keep: bool, actions_before: usize) -> Result<()> {
+        if keep {
+            self.changed |= !self.undo.is_empty();
+            self.undo.clear();
+            return Ok(());
+        }
+        self.after_commit.truncate(actions_before);
+        while let Some((space, key, old)) = self.undo.pop() {
+            let table = &mut self.tables[space as usize];
+            match old {
+                Some(value) => table.insert(&*key, &*value)?,
+                None => table.remove(&*key)?,
+            };
+        }
+        Ok(())
+    }
+}
+
+type Bytes = &'static [u8];
+
+fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    Ok(table.get(key)?.map(|value| value.value().to_vec()))
+}
+
+fn scan(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    start: Bound<&[u8]>,
+    end: Bound<&[u8]>,
+    max: usize,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut pairs = Vec::new();
+    for pair in table.range::<&[u8]>((start, end))?.take(max) {
+        let (key, value) = pair?;
+        pairs.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok(pairs)
+}
+
+/// An operation in the queue, its types erased.
+trait Job: Send {
+    /// Runs it; false when it failed.
+    fn run(&mut self, update: &mut Update) -> bool;
+    /// Sends the result; `Some` overrides it: the transaction did not become durable.
+    fn reply(self: Box<Self>, failure: Option<&str>);
+}
+
+struct Operation<T, F> {
+    run: Option<F>,
+    result: Option<Result<T>>,
+    reply: Option<oneshot::Sender<Result<T>>>,
+}
+
+impl<T, F> Job for Operation<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Update) -> Result<T> + Send,
+{
+    fn run(&mut self, update: &mut Update) -> bool {
+        let Some(run) = self.run.take() else { return false };
+        let result = run(update);
+        let succeeded = result.is_ok();
+        self.result = Some(result);
+        succeeded
+    }
+
+    fn reply(mut self: Box<Self>, failure: Option<&str>) {
+        let result = match (failure, self.result.take()) {
+            (None, Some(result)) => result,
+            (why, _) => Err(NamenodeError::Store(why.unwrap_or("the batch failed").to_owned())),
+        };
+        if let Some(reply) = self.reply.take() {
+            // The caller may have gone away; what it asked for stays done.
+            let _ = reply.send(result);
+        }
+    }
+}
+
+struct Writer {
+    database: Arc<Database>,
+    commits: Arc<AtomicU64>,
+    failed: Option<String>,
+}
+
+impl Writer {
+    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < WRITE_BATCH_MAX {
+                match queue.try_recv() {
+                    Ok(job) => batch.push(job),
+                    Err(_) => break,
+                }
+            }
+            if self.failed.is_none()
+                && let Err(error) = self.apply(&mut batch)
+            {
+                let why = error.to_string();
+                tracing::error!("metadata can no longer be changed: {why}");
+                self.failed = Some(why);
+            }
+            for job in batch {
+                job.reply(self.failed.as_deref());
+            }
+        }
+    }
+
+    fn apply(&self, batch: &mut [Box<dyn Job>]) -> Result<()> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_quick_repair(true);
+        let (after_commit, changed) = {
+            let mut update = Update::new(&transaction)?;
+            for job in batch {
+                let actions_before = update.after_commit.len();
+                let succeeded = job.run(&mut update);
+                update.settle(succeeded, actions_before)?;
+            }
+            (update.after_commit, update.changed)
+        };
+        if changed {
+            transaction.commit()?;
+            self.commits.fetch_add(1, Ordering::Relaxed);
+        } else {
+            transaction.abort()?;
+        }
+        for action in after_commit {
+            action();
+        }
+        Ok(())
+    }
+}

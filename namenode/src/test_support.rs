@@ -1,0 +1,187 @@
+//! A namesystem on a throw-away store, with datanodes that only exist as reports.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ringfs_protocol::block::{Block, BlockId, ExtendedBlock};
+use ringfs_protocol::messages::{
+    AddBlockRequestProto, CreateRequestProto, ExtendedBlockProto, FsPermissionProto,
+    HdfsFileStatusProto, LocatedBlockProto,
+};
+use tempfile::TempDir;
+
+use crate::block_manager::{BlockManager, BlockManagerConfig};
+use crate::clock::{Clock, ManualClock};
+use crate::config::NamespaceConfig;
+use crate::error::Result;
+use crate::format::{self, FormatOptions};
+use crate::namesystem::{ClientCall, Namesystem};
+use crate::open_file::WriterClaim;
+
+pub const START_MS: u64 = 1_700_000_000_000;
+pub const BLOCK_SIZE: u64 = 1024;
+
+pub struct Fixture {
+    pub namesystem: Arc<Namesystem>,
+    pub clock: Arc<ManualClock>,
+    pub config: NamespaceConfig,
+    pub directory: Arc<TempDir>,
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(adjust: impl FnOnce(&mut NamespaceConfig)) -> Self {
+        let mut config = NamespaceConfig::for_tests();
+        adjust(&mut config);
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let clock = Arc::new(ManualClock::new(START_MS));
+        format::format(directory.path(), &config, &FormatOptions::default(), &*clock).unwrap();
+        Self::open(directory, clock, config)
+    }
+
+    fn open(directory: Arc<TempDir>, clock: Arc<ManualClock>, config: NamespaceConfig) -> Self {
+        let store = Arc::new(format::open(directory.path()).unwrap());
+        let blocks = BlockManager::new(
+            BlockManagerConfig {
+                pool_id: store.identity().block_pool_id.clone(),
+                min_replication: config.replication_min as usize,
+            },
+            store.clone(),
+            clock.clone(),
+            7,
+        );
+        let namesystem = Namesystem::new(store, config.clone(), blocks, clock.clone()).unwrap();
+        Self { namesystem, clock, config, directory }
+    }
+
+    /// Stops the namesystem and opens its store again.
+    pub fn restart(self) -> Self {
+        let Self { namesystem, clock, config, directory } = self;
+        assert_eq!(Arc::strong_count(&namesystem), 1, "something still uses the namesystem");
+        drop(namesystem);
+        Self::open(directory, clock, config)
+    }
+
+    pub async fn call(&self, user: &str) -> ClientCall {
+        ClientCall {
+            principal: Arc::new(self.namesystem.principal(user).await),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            retry_key: None,
+        }
+    }
+
+    pub async fn superuser(&self) -> ClientCall {
+        self.call("super").await
+    }
+
+    /// The call with this number of one client.
+    pub async fn numbered(&self, user: &str, number: u8) -> ClientCall {
+        ClientCall { retry_key: Some([number; 20]), ..self.call(user).await }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    pub fn datanodes(&self, uuids: &[&str]) {
+        for uuid in uuids {
+            self.namesystem.blocks.fake_node(uuid);
+        }
+    }
+
+    /// `uuid` reports a finalized replica.
+    pub fn report(&self, uuid: &str, block: Block) {
+        self.namesystem.blocks.fake_report(uuid, block);
+    }
+
+    pub async fn mkdirs(&self, call: &ClientCall, path: &str) {
+        assert!(self.namesystem.mkdirs(call, path.to_owned(), 0o755, true).await.unwrap());
+    }
+
+    pub async fn create(&self, call: &ClientCall, path: &str) -> Result<HdfsFileStatusProto> {
+        let reply = self.namesystem.create(call, create_request(path, 1)).await?;
+        Ok(reply.fs.unwrap())
+    }
+
+    pub async fn add_block(
+        &self,
+        call: &ClientCall,
+        path: &str,
+        previous: Option<ExtendedBlockProto>,
+    ) -> Result<LocatedBlockProto> {
+        let request = AddBlockRequestProto {
+            src: path.to_owned(),
+            client_name: HOLDER.to_owned(),
+            previous,
+            ..AddBlockRequestProto::default()
+        };
+        self.namesystem.add_block(call, request).await
+    }
+
+    /// Writes a closed file with blocks of these lengths; its blocks.
+    pub async fn write(&self, call: &ClientCall, path: &str, lengths: &[u64]) -> Vec<Block> {
+        self.create(call, path).await.unwrap();
+        let mut previous = None;
+        let mut blocks = Vec::new();
+        for length in lengths {
+            let located = self.add_block(call, path, previous.take()).await.unwrap();
+            let written = written(&located, *length);
+            for node in &located.locs {
+                self.report(&node.id.datanode_uuid, block_of(&written));
+            }
+            blocks.push(block_of(&written));
+            previous = Some(written);
+        }
+        assert!(self.namesystem.complete(claim(path), previous).await.unwrap());
+        blocks
+    }
+
+    pub fn length(&self, call: &ClientCall, path: &str) -> u64 {
+        self.namesystem.get_file_info(call, path, false).unwrap().unwrap().length
+    }
+
+    pub fn exists(&self, call: &ClientCall, path: &str) -> bool {
+        self.namesystem.get_file_info(call, path, false).unwrap().is_some()
+    }
+
+    pub fn names(&self, call: &ClientCall, path: &str) -> Vec<String> {
+        let listing = self.namesystem.get_listing(call, path, b"", false).unwrap().unwrap();
+        let names = listing.partial_listing.into_iter();
+        names.map(|status| String::from_utf8(status.path).unwrap()).collect()
+    }
+
+    pub fn removed(&self, id: BlockId) -> bool {
+        self.namesystem.blocks.fake_removed().contains(&id)
+    }
+}
+
+pub const HOLDER: &str = "DFSClient_1";
+
+pub fn create_request(path: &str, flags: u32) -> CreateRequestProto {
+    CreateRequestProto {
+        src: path.to_owned(),
+        masked: FsPermissionProto { perm: 0o644 },
+        client_name: HOLDER.to_owned(),
+        create_flag: flags,
+        create_parent: true,
+        replication: 3,
+        block_size: BLOCK_SIZE,
+        ..CreateRequestProto::default()
+    }
+}
+
+pub fn claim(path: &str) -> WriterClaim {
+    WriterClaim { path: path.to_owned(), file_id: 0, holder: HOLDER.to_owned() }
+}
+
+/// A located block as its writer names it after `length` bytes.
+pub fn written(located: &LocatedBlockProto, length: u64) -> ExtendedBlockProto {
+    ExtendedBlockProto { num_bytes: Some(length), ..located.b.clone() }
+}
+
+pub fn block_of(proto: &ExtendedBlockProto) -> Block {
+    ExtendedBlock::from(proto).block
+}
