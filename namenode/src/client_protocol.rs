@@ -355,9 +355,8 @@ impl Namesystem {
 
     fn report_bad_blocks(&self, request: &ReportBadBlocksRequestProto) {
         for block in &request.blocks {
-            for (index, location) in block.locs.iter().enumerate() {
-                let storage = block.storage_ids.get(index).map_or("", String::as_str);
-                self.blocks.report_bad_replica(&block.b, &location.id.datanode_uuid, storage);
+            for location in &block.locs {
+                self.blocks.report_bad_replica(&block.b, &location.id.datanode_uuid);
             }
         }
     }

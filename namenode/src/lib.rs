@@ -1,13 +1,47 @@
 //! The namenode: namespace, blocks, leases, datanodes.
 
+mod append;
+mod attributes;
+pub mod block_locations;
+pub mod block_manager;
+mod block_map;
+mod block_recovery;
+mod client_protocol;
 pub mod clock;
+mod concat;
 pub mod config;
+pub mod datanodes;
+mod deletion;
 pub mod error;
+mod file_write;
 pub mod format;
+pub mod heartbeats;
+mod invalidations;
+pub mod leases;
 pub mod limits;
+mod listing;
+mod low_redundancy;
+pub mod namespace;
+pub mod namesystem;
+mod open_file;
 pub mod paths;
+mod pending_replicas;
+pub mod permissions;
+mod pipeline;
+mod placement;
+mod recent_changes;
+mod redundancy;
+mod rename;
+mod replica_reports;
+mod replica_verdict;
+mod replicas;
+mod report_leases;
+mod retry_cache;
+pub mod safe_mode;
 pub mod schema;
+mod storage_policies;
 pub mod store;
+mod stored_blocks;
 pub mod user_groups;
 
 pub use error::{NamenodeError, Result};

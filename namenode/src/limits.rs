@@ -50,3 +50,36 @@ pub const USER_GROUPS_LOOKUPS_MAX: usize = 4;
 
 /// Cache of the store's pages.
 pub const STORE_CACHE_BYTES: usize = 256 << 20;
+
+/// Datanodes ever registered in one run, those replaced since included: each takes about 1 KiB.
+pub const DATANODES_MAX: usize = 20_000;
+
+/// Storages of one datanode: more than any host has disks.
+pub const STORAGES_PER_DATANODE_MAX: usize = 256;
+
+/// Replicas of a full report that are processed at a time, before other calls get their turn. A
+/// replica takes up to 5 us (a look-up in the store), so others wait 5 ms at most.
+pub const REPORT_STEP: usize = 1000;
+
+/// Blocks of the replica map that a sweep visits at a time, at about 50 ns each.
+pub const SWEEP_STEP: usize = 20_000;
+
+/// Stored blocks that the scan after safe mode visits at a time, at about 2 us each.
+pub const NAMESPACE_SCAN_STEP: usize = 2000;
+
+/// Blocks with excess replicas on datanodes out of touch that one round looks at again.
+pub const POSTPONED_PER_ROUND: usize = 1000;
+
+/// Full block reports that may be under way at a time, and how long a datanode may take for its own.
+pub const BLOCK_REPORT_LEASES_MAX: usize = 6;
+pub const BLOCK_REPORT_LEASE_MS: u64 = 300_000;
+
+/// Block recoveries handed to a datanode with one heartbeat.
+pub const RECOVERIES_PER_HEARTBEAT: usize = 100;
+
+/// A datanode is overloaded with more than twice the average number of streams, but not with fewer
+/// than these: on an idle cluster one stream is above twice the average.
+pub const OVERLOADED_STREAMS_MIN: u32 = 16;
+
+/// Pause between two rounds of the block monitor when no work is left over.
+pub const MONITOR_INTERVAL: Duration = Duration::from_millis(250);

@@ -1,0 +1,560 @@
+//! Where the replicas of the namespace's blocks are: the seam between the namespace, which stores
+//! what blocks there are, and the datanodes, which report what replicas they hold.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp};
+use ringfs_protocol::block_report::{self, ReportedReplica};
+use ringfs_protocol::messages::{
+    DatanodeInfoProto, DatanodeReportTypeProto, DatanodeStorageProto, DatanodeStorageReportProto,
+    ExtendedBlockProto, StorageBlockReportProto, StorageReceivedDeletedBlocksProto,
+    StorageTypeProto,
+};
+use ringfs_protocol::settings::{self, Setting};
+use ringfs_protocol::site_config::Configuration;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::datanodes::{
+    Datanodes, Intervals, NodeIndex, Registration, StorageIndex, saturating_sum,
+};
+use crate::error::{NamenodeError, Result};
+use crate::heartbeats::{Heartbeat, HeartbeatReply, Targets};
+use crate::limits::{REPORT_STEP, STORAGES_PER_DATANODE_MAX};
+use crate::placement::{self, PlacementRequest};
+use crate::replicas::Replicas;
+use crate::safe_mode::{SafeMode, SafeModeConfig};
+
+/// A block as the namespace stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredBlock {
+    pub block: Block,
+    pub state: BlockState,
+    pub replication: u16,
+    pub inode: u64,
+    pub preferred_block_size: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockState {
+    UnderConstruction,
+    UnderRecovery {
+        recovery_id: GenerationStamp,
+    },
+    /// Length and generation stamp are final; too few replicas have been reported so far.
+    Committed,
+    Complete,
+}
+
+impl BlockState {
+    /// Whether length and generation stamp are final.
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Committed | Self::Complete)
+    }
+}
+
+/// What the namespace tells about its blocks: reads of committed state, never waiting for a writer.
+pub trait StoredBlocks: Send + Sync + 'static {
+    fn stored_block(&self, id: BlockId) -> Option<StoredBlock>;
+    /// At most `max` blocks with ids behind `after`, ascending.
+    fn stored_blocks_after(&self, after: Option<BlockId>, max: usize) -> Vec<StoredBlock>;
+    /// Blocks in state [`BlockState::Complete`]: the denominator of safe mode.
+    fn complete_block_count(&self) -> u64;
+    /// The highest generation stamp given out; replicas beyond it come from another history.
+    fn last_generation_stamp(&self) -> GenerationStamp;
+}
+
+/// One storage of one datanode, as a place for a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageTarget {
+    pub datanode_uuid: Arc<str>,
+    pub storage_id: Arc<str>,
+    pub storage_type: StorageTypeProto,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct TargetRequest<'a> {
+    pub count: usize,
+    pub block_size: u64,
+    pub writer: IpAddr,
+    /// Uuids of datanodes that must not be chosen.
+    pub excluded: &'a [Arc<str>],
+    /// Replicas that are there already: their datanodes are not chosen either.
+    pub existing: &'a [StorageTarget],
+    /// `host:port` of datanodes to choose first.
+    pub favored: &'a [String],
+    pub no_local_write: bool,
+}
+
+/// A block whose replicas one of its datanodes shall bring to one length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveryRequest {
+    /// As stored: with the generation stamp that its replicas have now.
+    pub block: Block,
+    pub recovery_id: GenerationStamp,
+    /// The block with its new length, when this is a truncate.
+    pub truncate_to: Option<Block>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FsStats {
+    pub capacity: u64,
+    pub used: u64,
+    pub remaining: u64,
+    pub under_replicated: u64,
+    pub corrupt_blocks: u64,
+    pub missing_blocks: u64,
+    /// Those among `missing_blocks` that have a replication of one.
+    pub missing_replication_one_blocks: u64,
+    pub blocks_in_future: u64,
+    pub pending_deletion_blocks: u64,
+    /// Blocks with one replica left of several.
+    pub highest_priority_low_redundancy_blocks: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct BlockManagerConfig {
+    pub pool_id: String,
+    /// Replicas that make a block safe, and a write complete.
+    pub min_replication: usize,
+    pub safe_mode: SafeModeConfig,
+    pub(crate) intervals: Intervals,
+    pub redundancy_interval_ms: u64,
+    pub pending_timeout_ms: u64,
+    /// Copies that a datanode makes at a time.
+    pub max_streams: usize,
+    /// Blocks for which one round orders copies, for each live datanode.
+    pub work_multiplier: usize,
+    /// Deletions sent with one heartbeat.
+    pub invalidate_limit: usize,
+}
+
+impl BlockManagerConfig {
+    pub fn read(configuration: &Configuration, pool_id: String) -> Result<Self> {
+        let millis = |setting: &Setting| -> Result<u64> {
+            Ok(configuration.duration(setting)?.as_millis() as u64)
+        };
+        let count = |setting: &Setting| -> Result<usize> {
+            let value = configuration.integer(setting)?;
+            let refuse = |_| configuration.refuse(setting, &value.to_string(), "negative");
+            Ok(usize::try_from(value).map_err(refuse)?)
+        };
+        let heartbeat_ms = millis(&settings::DFS_HEARTBEAT_INTERVAL)?;
+        let recheck_ms = millis(&settings::DFS_NAMENODE_HEARTBEAT_RECHECK_INTERVAL)?;
+        Ok(Self {
+            pool_id,
+            min_replication: count(&settings::DFS_NAMENODE_REPLICATION_MIN)?.max(1),
+            safe_mode: SafeModeConfig::read(configuration)?,
+            intervals: Intervals {
+                // Less than three heartbeats would make datanodes stale that are well.
+                stale_ms: millis(&settings::DFS_NAMENODE_STALE_DATANODE_INTERVAL)?
+                    .max(3 * heartbeat_ms),
+                dead_ms: 2 * recheck_ms + 10 * heartbeat_ms,
+            },
+            redundancy_interval_ms: millis(&settings::DFS_NAMENODE_REDUNDANCY_INTERVAL_SECONDS)?,
+            pending_timeout_ms: millis(&settings::DFS_NAMENODE_RECONSTRUCTION_PENDING_TIMEOUT_SEC)?,
+            max_streams: count(&settings::DFS_NAMENODE_REPLICATION_MAX_STREAMS)?.max(1),
+            work_multiplier: count(
+                &settings::DFS_NAMENODE_REPLICATION_WORK_MULTIPLIER_PER_ITERATION,
+            )?
+            .max(1),
+            invalidate_limit: count(&settings::DFS_BLOCK_INVALIDATE_LIMIT)?.max(1),
+        })
+    }
+}
+
+pub struct BlockManager {
+    replicas: Mutex<Replicas>,
+    safe_mode: Arc<SafeMode>,
+    clock: Arc<dyn Clock>,
+}
+
+impl BlockManager {
+    /// Chance (placement, order of locations, lease ids) comes from `seed`, time from `clock`.
+    pub fn new(
+        config: BlockManagerConfig,
+        stored: Arc<dyn StoredBlocks>,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Arc<Self> {
+        let total_blocks = stored.complete_block_count();
+        let safe_mode = Arc::new(SafeMode::new(config.safe_mode, total_blocks));
+        let replicas = Mutex::new(Replicas::new(config, stored, safe_mode.clone(), seed));
+        Arc::new(Self { replicas, safe_mode, clock })
+    }
+
+    /// Places for new replicas, the writer's own datanode first; may be fewer than asked for.
+    pub fn choose_targets(&self, request: &TargetRequest<'_>) -> Vec<StorageTarget> {
+        let mut replicas = self.lock();
+        let existing = request.existing.iter().map(|target| &target.datanode_uuid);
+        let taken = existing.chain(request.excluded);
+        let taken: Vec<NodeIndex> = taken.filter_map(|uuid| replicas.nodes.find(uuid)).collect();
+        let request = PlacementRequest {
+            count: request.count,
+            block_size: request.block_size,
+            writer: Some(request.writer.to_canonical()),
+            taken: &taken,
+            favored: request.favored,
+            no_local_write: request.no_local_write,
+        };
+        let Replicas { nodes, rng, now_ms, .. } = &mut *replicas;
+        let chosen = placement::choose(nodes, &request, *now_ms, rng);
+        for storage in &chosen {
+            nodes.schedule(nodes.node_of(*storage));
+        }
+        chosen.iter().map(|storage| nodes.target(*storage)).collect()
+    }
+
+    /// Live datanodes, and how many of `excluded` there are.
+    pub fn live_and_excluded_counts(&self, excluded: &[Arc<str>]) -> (usize, usize) {
+        let replicas = self.lock();
+        let known = excluded.iter().filter(|uuid| replicas.nodes.find(uuid).is_some());
+        (replicas.nodes.live().len(), known.count())
+    }
+
+    pub fn datanode_info(&self, uuid: &str) -> Option<DatanodeInfoProto> {
+        let replicas = self.lock();
+        replicas.nodes.find(uuid).map(|index| replicas.nodes.info(index))
+    }
+
+    /// `targets` as a located block names them: datanodes, storage types, storage ids. Datanodes
+    /// that are no longer known are left out.
+    pub fn located(&self, targets: &[StorageTarget]) -> Targets {
+        let replicas = self.lock();
+        let storages = targets.iter().filter_map(|target| replicas.nodes.find_target(target));
+        replicas.locate(&storages.collect::<Vec<_>>())
+    }
+
+    /// Where a reader finds `block`: good replicas, nearest first; or the corrupt ones and `true`
+    /// when there are no others.
+    pub fn locations(&self, block: &StoredBlock, reader: IpAddr) -> (Vec<StorageTarget>, bool) {
+        let mut replicas = self.lock();
+        let (storages, corrupt) = replicas.locations(block.block.id, reader.to_canonical());
+        (storages.iter().map(|storage| replicas.nodes.target(*storage)).collect(), corrupt)
+    }
+
+    /// Sets the pipeline of a block under construction.
+    pub fn set_expected(&self, id: BlockId, targets: Vec<StorageTarget>) {
+        let mut replicas = self.lock();
+        let known = targets.iter().filter_map(|target| replicas.nodes.find_target(target));
+        let pipeline = known.collect();
+        replicas.set_expected(id, pipeline);
+    }
+
+    /// The pipeline of a block under construction; after a restart of the namenode the datanodes
+    /// that reported replicas of it.
+    pub fn expected(&self, id: BlockId) -> Vec<StorageTarget> {
+        let replicas = self.lock();
+        let expected = replicas.expected(id);
+        expected.iter().map(|storage| replicas.nodes.target(*storage)).collect()
+    }
+
+    /// Live finalized replicas with the generation stamp and length of `block`.
+    pub fn finalized_replicas(&self, block: &Block) -> usize {
+        self.lock().finalized(block)
+    }
+
+    /// Waits until `block` has `min` of [`Self::finalized_replicas`]; false after `timeout`.
+    pub async fn wait_finalized(&self, block: &Block, min: usize, timeout: Duration) -> bool {
+        let waiting = Waiting { manager: self, id: block.id, notify: self.begin_waiting(block.id) };
+        let reported = async {
+            loop {
+                let notified = waiting.notify.notified();
+                tokio::pin!(notified);
+                // From here on a report wakes it, even one between the check and the wait.
+                notified.as_mut().enable();
+                if self.finalized_replicas(block) >= min {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        tokio::time::timeout(timeout, reported).await.is_ok()
+    }
+
+    fn begin_waiting(&self, id: BlockId) -> Arc<Notify> {
+        self.lock().begin_waiting(id)
+    }
+
+    /// To be called after each transaction that brought `block` to COMMITTED or COMPLETE:
+    /// re-replication or removal of excess replicas begins as needed.
+    pub fn block_completed(&self, block: &StoredBlock) {
+        self.lock().settle(block);
+    }
+
+    /// To be called after a transaction that changed the replication of a settled block.
+    pub fn replication_changed(&self, block: &StoredBlock) {
+        self.lock().set_replication(block.block.id, block.replication);
+    }
+
+    /// To be called after the transaction that deleted the blocks: forgets them, and has every
+    /// replica deleted.
+    pub fn remove_blocks(&self, ids: &[BlockId]) {
+        for some in ids.chunks(REPORT_STEP) {
+            let mut replicas = self.lock();
+            for id in some {
+                replicas.remove_block(*id);
+            }
+        }
+    }
+
+    /// To be called when a complete block goes back under construction: its good replicas become
+    /// the expected ones.
+    pub fn reopen_for_append(&self, block: &StoredBlock) -> Vec<StorageTarget> {
+        let mut replicas = self.lock();
+        let expected = replicas.reopen(block.block.id);
+        expected.iter().map(|storage| replicas.nodes.target(*storage)).collect()
+    }
+
+    /// Has one of the datanodes of [`Self::expected`] recover the block, another at each call;
+    /// false when none of them lives.
+    pub fn queue_recovery(&self, request: &RecoveryRequest) -> bool {
+        self.lock().queue_recovery(request)
+    }
+
+    /// A reader or a datanode found the bytes of a replica wrong.
+    pub fn report_bad_replica(&self, block: &ExtendedBlockProto, datanode_uuid: &str) {
+        let mut replicas = self.lock();
+        if let Some(node) = replicas.nodes.find(datanode_uuid) {
+            replicas.report_corruption(&ExtendedBlock::from(block).block, node);
+        }
+    }
+
+    /// The outcome of a block recovery, after its transaction: `block` as it is stored now has
+    /// replicas at `targets` and no good ones elsewhere.
+    pub fn synchronized(&self, block: &StoredBlock, targets: Vec<StorageTarget>) {
+        let mut replicas = self.lock();
+        let known = targets.iter().filter_map(|target| replicas.nodes.find_target(target));
+        let targets: Vec<StorageIndex> = known.collect();
+        replicas.synchronize(block, &targets);
+    }
+
+    /// The storage `storage_id` of a registered datanode.
+    pub fn target(&self, datanode_uuid: &str, storage_id: &str) -> Option<StorageTarget> {
+        let nodes = &self.lock().nodes;
+        let storage = nodes.find_storage(nodes.find(datanode_uuid)?, storage_id)?;
+        Some(nodes.target(storage))
+    }
+
+    pub fn live_datanodes(&self) -> usize {
+        self.lock().nodes.live().len()
+    }
+
+    pub fn fs_stats(&self) -> FsStats {
+        let replicas = self.lock();
+        let nodes = &replicas.nodes;
+        let infos: Vec<DatanodeInfoProto> =
+            nodes.live().iter().map(|index| nodes.info(*index)).collect();
+        let sum = |field: fn(&DatanodeInfoProto) -> u64| saturating_sum(infos.iter().map(field));
+        let condemned = nodes.live().iter().map(|index| nodes.node(*index).invalidations.len());
+        FsStats {
+            capacity: sum(DatanodeInfoProto::capacity),
+            used: sum(DatanodeInfoProto::dfs_used),
+            remaining: sum(DatanodeInfoProto::remaining),
+            under_replicated: replicas.low.len() as u64,
+            corrupt_blocks: replicas.map.bad.len() as u64,
+            missing_blocks: replicas.low.missing() as u64,
+            missing_replication_one_blocks: replicas.low.missing_single(),
+            blocks_in_future: replicas.from_the_future,
+            pending_deletion_blocks: condemned.sum::<usize>() as u64,
+            highest_priority_low_redundancy_blocks: replicas.low.highest() as u64,
+        }
+    }
+
+    pub fn datanode_report(&self, kind: DatanodeReportTypeProto) -> Vec<DatanodeInfoProto> {
+        let nodes = &self.lock().nodes;
+        self::of_kind(nodes, kind).into_iter().map(|index| nodes.info(index)).collect()
+    }
+
+    pub fn datanode_storage_report(
+        &self,
+        kind: DatanodeReportTypeProto,
+    ) -> Vec<DatanodeStorageReportProto> {
+        let nodes = &self.lock().nodes;
+        self::of_kind(nodes, kind).into_iter().map(|index| nodes.storage_report(index)).collect()
+    }
+
+    /// Blocks without a good replica, ascending behind `after`.
+    pub fn missing_blocks_after(&self, after: Option<BlockId>, max: usize) -> Vec<BlockId> {
+        self.lock().low.missing_after(after, max)
+    }
+
+    pub fn safe_mode(&self) -> &SafeMode {
+        &self.safe_mode
+    }
+
+    pub fn pool_id(&self) -> String {
+        self.lock().config.pool_id.clone()
+    }
+
+    /// A datanode introduces itself.
+    pub fn register(&self, registration: Registration) -> Result<()> {
+        self.lock().register(registration, self.clock.now_ms())
+    }
+
+    pub fn heartbeat(&self, uuid: &str, beat: &Heartbeat) -> HeartbeatReply {
+        self.lock().heartbeat(uuid, beat, self.clock.now_ms())
+    }
+
+    /// Replicas that the datanode received or deleted.
+    pub fn incremental_report(
+        &self,
+        uuid: &str,
+        storages: &[StorageReceivedDeletedBlocksProto],
+    ) -> Result<()> {
+        for storage in storages {
+            let described = storage.storage.clone().unwrap_or_else(|| DatanodeStorageProto {
+                storage_uuid: storage.storage_uuid.clone(),
+                state: None,
+                storage_type: None,
+            });
+            for changes in storage.blocks.chunks(REPORT_STEP) {
+                let mut replicas = self.lock();
+                let index = reporting_storage(&mut replicas.nodes, uuid, &described)?;
+                for change in changes {
+                    replicas.apply_change(index, change);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All replicas of some of the datanode's storages, in steps between which others get their
+    /// turn. Nothing happens when `lease` is no longer valid. `is_last`: no other message belongs
+    /// to this report.
+    pub fn full_report(
+        &self,
+        uuid: &str,
+        lease: u64,
+        is_last: bool,
+        storages: &[StorageBlockReportProto],
+    ) -> Result<()> {
+        for storage in storages {
+            block_report::check(storage)?;
+        }
+        let Some(since_ms) = self.begin_full_report(uuid, lease)? else {
+            return Ok(());
+        };
+        for storage in storages {
+            self.storage_report(uuid, since_ms, storage)?;
+        }
+        let mut replicas = self.lock();
+        let (now_ms, time_ms) = (replicas.now_ms, self.clock.now_ms());
+        if let Some(index) = replicas.nodes.find(uuid) {
+            let node = replicas.nodes.node_mut(index);
+            (node.block_report_ms, node.block_report_time_ms) = (now_ms, time_ms);
+            if is_last {
+                replicas.leases.end(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Since when the report is true; `None` when it is not to be listened to.
+    fn begin_full_report(&self, uuid: &str, lease: u64) -> Result<Option<u64>> {
+        let replicas = self.lock();
+        let index = live_datanode(&replicas.nodes, uuid)?;
+        if lease == 0 {
+            return Ok(Some(replicas.now_ms));
+        }
+        let since_ms = replicas.leases.granted_ms(index, lease, replicas.now_ms);
+        if since_ms.is_none() {
+            tracing::warn!(uuid, lease, "a full block report without a valid lease is ignored");
+        }
+        Ok(since_ms)
+    }
+
+    fn storage_report(
+        &self,
+        uuid: &str,
+        since_ms: u64,
+        report: &StorageBlockReportProto,
+    ) -> Result<()> {
+        let mut reported: Vec<BlockId> = Vec::new();
+        let mut rest = block_report::replicas(report);
+        loop {
+            let step: Vec<ReportedReplica> =
+                rest.by_ref().take(REPORT_STEP).collect::<Result<_, _>>()?;
+            let mut replicas = self.lock();
+            let storage = reporting_storage(&mut replicas.nodes, uuid, &report.storage)?;
+            replicas.apply_report(storage, &step, since_ms);
+            drop(replicas);
+            reported.extend(step.iter().map(|(block, _)| block.id));
+            if step.len() < REPORT_STEP {
+                break;
+            }
+        }
+        reported.sort_unstable();
+        let mut after = None;
+        loop {
+            let mut replicas = self.lock();
+            let storage = reporting_storage(&mut replicas.nodes, uuid, &report.storage)?;
+            after = replicas.retire_unreported(storage, &reported, since_ms, after);
+            if after.is_none() {
+                replicas.end_storage_report(storage, &reported, since_ms);
+                let (blocks, storage) = (reported.len(), &report.storage.storage_uuid);
+                tracing::info!(uuid, storage, blocks, "a full block report was taken in");
+                return Ok(());
+            }
+        }
+    }
+
+    /// One step of the monitor: dead datanodes, safe mode, re-replication, removal of excess. True
+    /// when it left work that need not wait for the next step.
+    pub fn tick(&self) -> bool {
+        self.lock().tick()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Replicas> {
+        let mut replicas = self.replicas.lock();
+        replicas.now_ms = self.clock.monotonic_ms();
+        replicas
+    }
+}
+
+/// Takes its waiter off the block when the wait ends, in whatever way.
+struct Waiting<'a> {
+    manager: &'a BlockManager,
+    id: BlockId,
+    notify: Arc<Notify>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.manager.lock().end_waiting(self.id);
+    }
+}
+
+fn of_kind(nodes: &Datanodes, kind: DatanodeReportTypeProto) -> Vec<NodeIndex> {
+    use DatanodeReportTypeProto::{All, Dead, Live};
+    let mut found: Vec<NodeIndex> = match kind {
+        All => nodes.known().collect(),
+        Live => nodes.live().to_vec(),
+        Dead => nodes.known().filter(|index| !nodes.node(*index).alive).collect(),
+        // Nothing takes a datanode out of service but its death.
+        _ => Vec::new(),
+    };
+    found.sort_unstable();
+    found
+}
+
+fn live_datanode(nodes: &Datanodes, uuid: &str) -> Result<NodeIndex> {
+    nodes.find(uuid).filter(|index| nodes.node(*index).alive).ok_or_else(|| {
+        NamenodeError::Io(format!("ProcessReport from dead or unregistered node: {uuid}"))
+    })
+}
+
+fn reporting_storage(
+    nodes: &mut Datanodes,
+    uuid: &str,
+    described: &DatanodeStorageProto,
+) -> Result<StorageIndex> {
+    let index = live_datanode(nodes, uuid)?;
+    nodes.storage_or_new(index, described).ok_or_else(|| {
+        let why = format!("datanode {uuid} has more than {STORAGES_PER_DATANODE_MAX} storages");
+        NamenodeError::Io(why)
+    })
+}

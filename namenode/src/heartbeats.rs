@@ -1,0 +1,155 @@
+//! Registration and heartbeats: what a datanode tells about itself, and the commands it takes along.
+
+use ringfs_protocol::block::Block;
+use ringfs_protocol::messages::{
+    DatanodeInfoProto, ExtendedBlockProto, LocatedBlockProto, RecoveringBlockProto,
+    StorageReportProto, TokenProto,
+};
+
+use crate::block_manager::RecoveryRequest;
+use crate::datanodes::{NodeIndex, Registration, StorageIndex};
+use crate::error::Result;
+use crate::limits::RECOVERIES_PER_HEARTBEAT;
+use crate::replicas::Replicas;
+
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat {
+    pub storages: Vec<StorageReportProto>,
+    pub streams: u32,
+    pub transfers_running: u32,
+    pub wants_report_lease: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct HeartbeatReply {
+    /// The datanode is unknown, or was taken for dead: it shall register, nothing else.
+    pub register: bool,
+    pub recoveries: Vec<RecoveringBlockProto>,
+    pub transfers: Vec<TransferOrder>,
+    pub invalidations: Vec<Block>,
+    /// 0: none.
+    pub report_lease: u64,
+}
+
+/// A block to copy to each of the targets.
+#[derive(Clone, Debug)]
+pub struct TransferOrder {
+    pub block: Block,
+    pub targets: Targets,
+}
+
+/// Storages as messages name them: datanodes, storage types and storage ids, an entry each.
+pub type Targets = (Vec<DatanodeInfoProto>, Vec<i32>, Vec<String>);
+
+impl Replicas {
+    pub fn register(&mut self, registration: Registration, time_ms: u64) -> Result<()> {
+        let (index, replaced) = self.nodes.register(registration, self.now_ms, time_ms)?;
+        self.leases.end(index);
+        if replaced {
+            self.on_loss();
+        }
+        let node = self.nodes.node(index);
+        tracing::info!(
+            uuid = %node.uuid,
+            address = %format_args!("{}:{}", node.address.ip, node.address.transfer_port),
+            host = node.address.host_name,
+            version = node.address.software_version,
+            live = self.nodes.live().len(),
+            "a datanode has registered"
+        );
+        Ok(())
+    }
+
+    pub fn heartbeat(&mut self, uuid: &str, beat: &Heartbeat, time_ms: u64) -> HeartbeatReply {
+        let known = self.nodes.find(uuid).filter(|index| self.nodes.node(*index).alive);
+        let Some(index) = known else {
+            return HeartbeatReply { register: true, ..HeartbeatReply::default() };
+        };
+        let node = self.nodes.node_mut(index);
+        node.heartbeat_ms = self.now_ms;
+        node.heartbeat_time_ms = time_ms;
+        node.streams = beat.streams;
+        node.transfers_running = beat.transfers_running;
+        node.recent.expire(self.now_ms);
+        if self.nodes.update_storages(index, &beat.storages) {
+            self.on_loss();
+        }
+        let mut reply = self.commands(index);
+        if beat.wants_report_lease {
+            reply.report_lease = self.leases.grant(index, self.now_ms, &mut self.rng);
+        }
+        reply
+    }
+
+    /// Recoveries alone if there are any; copies and deletions else; nothing in safe mode.
+    fn commands(&mut self, index: NodeIndex) -> HeartbeatReply {
+        let mut reply = HeartbeatReply::default();
+        if self.safe_mode.is_on() {
+            return reply;
+        }
+        let recoveries = &mut self.nodes.node_mut(index).recoveries;
+        let taken = recoveries.len().min(RECOVERIES_PER_HEARTBEAT);
+        let requests: Vec<RecoveryRequest> = recoveries.drain(..taken).collect();
+        reply.recoveries =
+            requests.iter().filter_map(|request| self.recovering_block(request)).collect();
+        if !reply.recoveries.is_empty() {
+            return reply;
+        }
+        for transfer in self.take_transfers(index) {
+            let targets = self.locate(&transfer.targets);
+            reply.transfers.push(TransferOrder { block: transfer.block, targets });
+        }
+        let (limit, now_ms) = (self.config.invalidate_limit, self.now_ms);
+        reply.invalidations = self.nodes.node_mut(index).invalidations.take(limit, now_ms);
+        reply
+    }
+
+    fn recovering_block(&self, request: &RecoveryRequest) -> Option<RecoveringBlockProto> {
+        let expected = self.expected(request.block.id);
+        let usable: Vec<StorageIndex> = self.usable(&expected).collect();
+        let in_touch = |storage: &StorageIndex| {
+            !self.nodes.is_stale(self.nodes.node_of(*storage), self.now_ms)
+        };
+        let fresh: Vec<StorageIndex> = usable.iter().copied().filter(in_touch).collect();
+        // A datanode out of touch would only hold the recovery up, unless it is needed.
+        let taking_part = if fresh.len() > 1 { fresh } else { usable };
+        if taking_part.is_empty() {
+            return None;
+        }
+        let (locs, storage_types, storage_ids) = self.locate(&taking_part);
+        let block = LocatedBlockProto {
+            b: ExtendedBlockProto {
+                pool_id: self.config.pool_id.clone(),
+                block_id: request.block.id.0,
+                generation_stamp: request.block.generation_stamp.0,
+                num_bytes: Some(request.block.num_bytes),
+            },
+            // Not part of a file here.
+            offset: u64::MAX,
+            locs,
+            corrupt: false,
+            block_token: TokenProto::default(),
+            is_cached: Vec::new(),
+            storage_types,
+            storage_ids,
+            block_indices: None,
+            block_tokens: Vec::new(),
+        };
+        Some(RecoveringBlockProto {
+            new_gen_stamp: request.recovery_id.0,
+            block,
+            truncate_block: request.truncate_to.map(Into::into),
+        })
+    }
+
+    pub fn locate(&self, storages: &[StorageIndex]) -> Targets {
+        let mut targets = Targets::default();
+        for storage in storages {
+            let described = self.nodes.storage(*storage);
+            targets.0.push(self.nodes.info(described.node));
+            targets.1.push(described.storage_type as i32);
+            targets.2.push(described.id.to_string());
+        }
+        targets
+    }
+}
