@@ -102,6 +102,10 @@ impl BlockReader {
         Ok(None)
     }
 
+    pub fn is_at_end(&self) -> bool {
+        self.offset == self.end
+    }
+
     /// The connection, when the whole range was read and its end agreed on.
     pub fn into_stream(self) -> Option<DatanodeStream> {
         self.finished.then_some(self.stream)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ringfs_protocol::block::ExtendedBlock;
 use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
 use ringfs_protocol::file_checksum::FileChecksum;
+use ringfs_protocol::limits::PACKET_MAX_BYTES;
 use ringfs_protocol::messages::*;
 use ringfs_protocol::site_config::{Configuration, user_name};
 use tokio::sync::OnceCell;
@@ -372,7 +373,7 @@ impl Client {
             file: self.open_file(path, &status),
             rules: self.streamer_rules(path, replication),
             checksum,
-            packet_size: defaults.write_packet_size as usize,
+            packet_size: packet_size(defaults, shared),
             block_size: status.block_size,
             favored_nodes: options.favored_nodes,
             position: 0,
@@ -433,7 +434,7 @@ impl Client {
             file: self.open_file(path, &status),
             rules: self.streamer_rules(path, replication),
             checksum: checksum_of(defaults, shared)?,
-            packet_size: defaults.write_packet_size as usize,
+            packet_size: packet_size(defaults, shared),
             block_size: status.block_size,
             favored_nodes: Vec::new(),
             position: status.len,
@@ -510,6 +511,11 @@ impl ListPages {
 
 fn permission(bits: u16) -> FsPermissionProto {
     FsPermissionProto { perm: bits.into() }
+}
+
+fn packet_size(defaults: &FsServerDefaultsProto, shared: &Shared) -> usize {
+    let size = shared.settings.packet_size.unwrap_or(defaults.write_packet_size.into());
+    size.min(PACKET_MAX_BYTES as u64) as usize
 }
 
 fn checksum_of(

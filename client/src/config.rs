@@ -16,6 +16,7 @@ pub(crate) struct ClientSettings {
     pub block_size: Option<u64>,
     pub checksum_type: Option<ChecksumType>,
     pub bytes_per_checksum: Option<u32>,
+    pub packet_size: Option<u64>,
     pub umask: u16,
     pub home_prefix: String,
     pub rpc: RpcClientOptions,
@@ -77,6 +78,10 @@ impl ClientSettings {
             },
             bytes_per_checksum: match set(&DFS_BYTES_PER_CHECKSUM) {
                 true => Some(integer(config, &DFS_BYTES_PER_CHECKSUM, 1)?),
+                false => None,
+            },
+            packet_size: match set(&DFS_CLIENT_WRITE_PACKET_SIZE) {
+                true => Some(config.bytes(&DFS_CLIENT_WRITE_PACKET_SIZE)?),
                 false => None,
             },
             umask: umask(config)?,

@@ -186,7 +186,11 @@ impl FileReader {
             match reader.next_chunk().await {
                 Ok(Some(chunk)) => {
                     self.failures = Failures::default();
-                    self.current = Some((reader, range, replica));
+                    if reader.is_at_end() {
+                        self.client.shared().keep_idle(reader);
+                    } else {
+                        self.current = Some((reader, range, replica));
+                    }
                     return Ok(Some(chunk));
                 }
                 Ok(None) => self.client.shared().keep_idle(reader),
@@ -396,4 +400,161 @@ fn awaits_last_block(located: &LocatedBlocksProto) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::fake_cluster::{FakeDatanode, FakeNamenode, Fault, bytes, client};
+
+    const LEN: usize = 20_000;
+
+    /// One block of [`LEN`] bytes on two datanodes, the first with `fault`.
+    async fn cluster(fault: Option<Fault>) -> (Arc<FakeNamenode>, SocketAddr, [FakeDatanode; 2]) {
+        let (namenode, address) = FakeNamenode::start().await;
+        let datanodes = [FakeDatanode::start("first").await, FakeDatanode::start("second").await];
+        datanodes[0].put(1, &bytes(LEN), fault);
+        datanodes[1].put(1, &bytes(LEN), None);
+        namenode.set_blocks(&[(1, LEN, &[&datanodes[0], &datanodes[1]])]);
+        (namenode, address, datanodes)
+    }
+
+    async fn read_all(reader: &mut FileReader) -> Result<Vec<u8>, ClientError> {
+        let mut all = Vec::new();
+        while let Some(chunk) = reader.next_chunk().await? {
+            all.extend_from_slice(&chunk);
+            assert_eq!(reader.position(), all.len() as u64);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn any_range_over_blocks_by_one_connection() {
+        let (namenode, address) = FakeNamenode::start().await;
+        let datanode = FakeDatanode::start("only").await;
+        let file = bytes(10_000);
+        let blocks = [(1, 4096), (2, 4096), (3, 1808)];
+        let mut offset = 0;
+        for (id, len) in blocks {
+            datanode.put(id, &file[offset..offset + len], None);
+            offset += len;
+        }
+        let located = [&datanode];
+        namenode.set_blocks(&blocks.map(|(id, len)| (id, len, &located[..])));
+        let mut reader = client(address).open("/f").await.unwrap();
+        assert_eq!(read_all(&mut reader).await.unwrap(), file);
+        for offset in [0, 1, 511, 512, 4095, 4096, 5000, 9999, 10_000] {
+            for len in [1, 2, 513, 5000, 20_000] {
+                let mut buf = vec![0; len];
+                let got = reader.read_at(offset as u64, &mut buf).await.unwrap();
+                assert_eq!(buf[..got], file[offset..(offset + len).min(file.len())]);
+            }
+        }
+        assert_eq!(datanode.connections.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn seeks_within_and_beyond_what_is_received() {
+        let (_namenode, address, _datanodes) = cluster(None).await;
+        let file = bytes(LEN);
+        let mut reader = client(address).open("/f").await.unwrap();
+        let mut buf = [0; 100];
+        for position in [0, 50, 700, 699, 12_345, 3, LEN - 1] {
+            reader.seek(position as u64).unwrap();
+            let got = reader.read(&mut buf).await.unwrap();
+            assert!(got > 0);
+            assert_eq!(buf[..got], file[position..position + got]);
+        }
+        assert_eq!(reader.read(&mut buf).await.unwrap(), 0);
+        assert!(reader.seek(LEN as u64 + 1).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_checksum_is_reported_and_another_replica_read() {
+        let (namenode, address, _datanodes) = cluster(Some(Fault::BadByte(9000))).await;
+        let mut reader = client(address).open("/f").await.unwrap();
+        assert_eq!(read_all(&mut reader).await.unwrap(), bytes(LEN));
+        let reported = namenode.reported.lock().unwrap();
+        assert_eq!(reported.len(), 1);
+        assert_eq!(reported[0].locs.len(), 1);
+        assert_eq!(reported[0].locs[0].id.datanode_uuid, "first");
+    }
+
+    #[tokio::test]
+    async fn unverified_reads_take_what_comes() {
+        let (namenode, address, _datanodes) = cluster(Some(Fault::BadByte(9000))).await;
+        let mut reader = client(address).open("/f").await.unwrap();
+        reader.verify_checksums(false);
+        let got = read_all(&mut reader).await.unwrap();
+        assert_eq!(got[9000], bytes(LEN)[9000] ^ 1);
+        assert!(namenode.reported.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_datanode_that_hangs_up_or_refuses_is_left() {
+        for fault in [Fault::HangsUpAt(0), Fault::HangsUpAt(9000), Fault::Refuses] {
+            let (namenode, address, datanodes) = cluster(Some(fault)).await;
+            let mut reader = client(address).open("/f").await.unwrap();
+            assert_eq!(read_all(&mut reader).await.unwrap(), bytes(LEN), "{fault:?}");
+            let mut buf = vec![0; LEN];
+            assert_eq!(reader.read_at(0, &mut buf).await.unwrap(), LEN);
+            assert_eq!(buf, bytes(LEN));
+            // Remembered as dead, and no cause for a report.
+            assert_eq!(datanodes[0].connections.load(Ordering::Relaxed), 1);
+            assert!(namenode.reported.lock().unwrap().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_connections_that_were_closed_are_no_failure() {
+        let (_namenode, address, datanodes) = cluster(Some(Fault::HangsUpAfterwards)).await;
+        let reader = client(address).open("/f").await.unwrap();
+        let mut buf = [0; 10];
+        for _ in 0..5 {
+            assert_eq!(reader.read_at(100, &mut buf).await.unwrap(), 10);
+        }
+        assert_eq!(datanodes[1].connections.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn no_replica_is_an_error_after_some_rounds() {
+        let (namenode, address, datanodes) = cluster(Some(Fault::Refuses)).await;
+        datanodes[1].put(1, &bytes(LEN), Some(Fault::BadByte(0)));
+        let mut reader = client(address).open("/f").await.unwrap();
+        let error = read_all(&mut reader).await.unwrap_err();
+        assert!(matches!(error, ClientError::NoReplica { .. }), "{error}");
+        assert!(error.to_string().contains("checksum error"), "{error}");
+        // Once to open, then once for each of dfs.client.max.block.acquire.failures.
+        assert_eq!(namenode.count("getBlockLocations"), 4);
+    }
+
+    #[tokio::test]
+    async fn other_blocks_in_place_of_the_known_ones_are_told() {
+        let (namenode, address, datanodes) = cluster(Some(Fault::Refuses)).await;
+        datanodes[1].put(1, &bytes(LEN), Some(Fault::Refuses));
+        let mut reader = client(address).open("/f").await.unwrap();
+        namenode.set_blocks(&[(2, LEN, &[&datanodes[0]])]);
+        let error = read_all(&mut reader).await.unwrap_err();
+        assert!(matches!(error, ClientError::FileChanged { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_block_being_written_has_the_length_its_datanodes_say() {
+        let (namenode, address, _datanodes) = cluster(None).await;
+        {
+            let mut located = namenode.located.lock().unwrap();
+            located.file_length = 0;
+            located.under_construction = true;
+            located.is_last_block_complete = false;
+            located.blocks[0].b.num_bytes = Some(0);
+            located.last_block = located.blocks.first().cloned();
+        }
+        let mut reader = client(address).open("/f").await.unwrap();
+        assert_eq!(reader.len(), LEN as u64);
+        assert_eq!(read_all(&mut reader).await.unwrap(), bytes(LEN));
+    }
 }

@@ -7,6 +7,8 @@ mod client;
 mod config;
 mod datanode_stream;
 mod error;
+#[cfg(test)]
+mod fake_cluster;
 mod file_reader;
 mod file_status;
 mod file_writer;

@@ -276,3 +276,41 @@ impl Namenode {
 pub(crate) fn file_not_found(message: String) -> ClientError {
     ringfs_protocol::RemoteError::new(java::FILE_NOT_FOUND, message).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use ringfs_protocol::RemoteError;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::fake_cluster::{FakeNamenode, client};
+
+    #[tokio::test]
+    async fn a_call_whose_reply_was_lost_is_sent_again_as_the_same_call() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(listener.local_addr().unwrap());
+        let asking = tokio::spawn(async move { client.server_defaults().await.cloned() });
+        let (connection, _) = listener.accept().await.unwrap();
+        connection.readable().await.unwrap();
+        drop(connection);
+        let namenode = FakeNamenode::start_on(listener);
+        asking.await.unwrap().unwrap();
+        assert_eq!(*namenode.calls.lock().unwrap(), [("getServerDefaults".to_owned(), 0, 1)]);
+    }
+
+    #[tokio::test]
+    async fn retriable_exceptions_are_waited_out_and_others_surface() {
+        let (namenode, address) = FakeNamenode::start().await;
+        let client = client(address);
+        let safe_mode = RemoteError::new(java::SAFE_MODE, "Name node is in safe mode.");
+        let starting = RemoteError::new(java::RETRIABLE, "NameNode still not started");
+        namenode.errors.lock().unwrap().extend([safe_mode, starting]);
+        let error = client.server_defaults().await.unwrap_err();
+        assert_eq!(error.class(), Some(java::SAFE_MODE));
+        let calls = namenode.calls.lock().unwrap().clone();
+        assert_eq!(
+            calls.iter().map(|(_, id, retry)| (*id, *retry)).collect::<Vec<_>>(),
+            [(0, 0), (1, 0)]
+        );
+    }
+}

@@ -220,7 +220,7 @@ mod tests {
         checksum.verify(&packet.data, &packet.head[frame.prefix_len..]).unwrap();
         let start = packet.offset_in_block as usize;
         assert!(start <= block.len(), "a gap at {start} after {}", block.len());
-        if start % CHUNK != 0 && !packet.data.is_empty() {
+        if !start.is_multiple_of(CHUNK) && !packet.data.is_empty() {
             assert_eq!(start, block.len(), "an unaligned packet repeats nothing");
             assert!(start / CHUNK == (packet.end() as usize - 1) / CHUNK, "one chunk only");
         }

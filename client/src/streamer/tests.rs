@@ -32,6 +32,9 @@ enum Fault {
     BadSetup(Option<usize>),
 }
 
+/// Given the number of datanodes, and whether a setup or an ack is due.
+type Faults = dyn FnMut(&mut SmallRng, usize, bool) -> Option<Fault>;
+
 struct Cluster {
     streamer: Streamer,
     rng: SmallRng,
@@ -44,7 +47,7 @@ struct Cluster {
     /// Sent over the open pipeline and not answered; a datanode holds at least what is answered.
     in_flight: VecDeque<Packet>,
     acknowledged: i64,
-    faults: Box<dyn FnMut(&mut SmallRng, usize, bool) -> Option<Fault>>,
+    faults: Box<Faults>,
     spares: usize,
     failure: Option<ClientError>,
     recoveries: usize,
