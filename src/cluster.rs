@@ -63,6 +63,8 @@ pub struct ClusterOptions {
     pub settings: Vec<(String, String)>,
     /// Time for all of it to serve.
     pub start_timeout: Duration,
+    /// Who the servers run as, the superuser; `None`: whoever runs this process.
+    pub user: Option<String>,
 }
 
 impl ClusterOptions {
@@ -74,6 +76,7 @@ impl ClusterOptions {
             namenode_port: None,
             settings: Vec::new(),
             start_timeout: Duration::from_secs(60),
+            user: None,
         }
     }
 }

@@ -13,3 +13,4 @@ mod our_client;
 mod python_clients;
 mod replication;
 mod restart;
+mod shell_golden;

@@ -56,6 +56,9 @@ impl Server {
             .map_err(ClusterError::file("open", &log))?;
         let errors = output.try_clone().map_err(ClusterError::file("open", &log))?;
         let mut command = Command::new(&options.binary);
+        if let Some(user) = &options.user {
+            command.env("HADOOP_USER_NAME", user);
+        }
         command
             .args(arguments)
             .env("HADOOP_CONF_DIR", options.directory.join("conf"))

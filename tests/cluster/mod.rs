@@ -41,14 +41,22 @@ impl TestCluster {
 
     pub fn start_with(datanodes: usize, settings: &[(&str, &str)]) -> Self {
         let directory = temporary_directory();
-        let cluster = started(directory.path(), datanodes, settings);
+        let cluster = started(directory.path(), datanodes, settings, None);
+        Self { cluster, directory }
+    }
+
+    /// Three datanodes, and servers that run as `user`, who is the superuser.
+    pub fn start_as(user: &str, settings: &[(&str, &str)]) -> Self {
+        let directory = temporary_directory();
+        let cluster = started(directory.path(), 3, settings, Some(user.to_owned()));
         Self { cluster, directory }
     }
 
     /// Stops the cluster and starts it again on the same directory with other settings.
     pub fn restart_with(&mut self, settings: &[(&str, &str)]) {
         self.cluster.stop().unwrap_or_else(|error| panic!("{error}"));
-        self.cluster = started(self.directory.path(), self.cluster.datanode_count(), settings);
+        self.cluster =
+            started(self.directory.path(), self.cluster.datanode_count(), settings, None);
     }
 
     /// A file below the cluster's directory, for a test's own use.
@@ -225,9 +233,15 @@ impl Outcome {
     }
 }
 
-fn started(directory: &Path, datanodes: usize, settings: &[(&str, &str)]) -> Cluster {
+fn started(
+    directory: &Path,
+    datanodes: usize,
+    settings: &[(&str, &str)],
+    user: Option<String>,
+) -> Cluster {
     let mut options = ClusterOptions::new(Path::new(BINARY), directory);
     options.datanodes = datanodes;
+    options.user = user;
     options.settings = FAST
         .iter()
         .chain(settings)
