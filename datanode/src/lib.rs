@@ -9,6 +9,8 @@ pub mod block_transfer;
 mod command;
 mod commands;
 pub mod config;
+#[cfg(test)]
+mod crash_points;
 mod data_work;
 pub mod dataset;
 mod deletion;

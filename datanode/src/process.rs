@@ -1,10 +1,12 @@
 //! One datanode process from start to stop.
 //!
-//! Start: lock the directories and read who they belong to, bind the ports, wait for the namenode,
-//! join its namespace, scan the volumes, serve. The control thread runs all of this on a tokio
-//! runtime of its own; file work and streams run on the data threads. Stop (a signal, an operator's
-//! shutdownDatanode, or a namenode that will not have this node): no new streams, running ones are
-//! cut, the lock files go. What was acknowledged is on disk by then, as always.
+//! Start: lock the directories and read who they belong to, start the data threads, bind the ports,
+//! wait for the namenode, join its namespace, scan the volumes, serve. The control thread runs all
+//! of this on a tokio runtime of its own; file work and streams run on the data threads.
+//!
+//! Stop (a signal, an operator's shutdownDatanode, or a namenode that will not have this node): no
+//! new streams, running ones are cut, the lock files go. What was acknowledged is on disk by then,
+//! as always.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -65,6 +67,8 @@ async fn serve(
     stop: impl Future<Output = &'static str>,
 ) -> Result<()> {
     let storage = Storage::lock(&config)?;
+    // First of all: a host that cannot run them should say so at once, not when a namenode comes.
+    let data_threads = DataThreads::start(config.data_threads, config.buffer_pool_bytes)?;
     let transfer_listener = bind(config.transfer_address)?;
     let ipc_listener = bind(config.ipc_address)?;
     let identity = NodeIdentity {
@@ -94,7 +98,6 @@ async fn serve(
         }
     };
     let dataset = Arc::new(storage.join(&config, &namespace)?);
-    let data_threads = DataThreads::start(config.data_threads, config.buffer_pool_bytes)?;
     let spawner = data_threads.spawner();
     let data_work = DataWork::new(move |job| spawner.spawn(job));
     let parts = Parts::assemble(config, identity, namenode, namespace, dataset, data_work);

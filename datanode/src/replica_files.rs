@@ -118,8 +118,9 @@ pub async fn sync_dirs(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Cuts a replica to `len` bytes: the checksum of a partial last chunk anew, then the meta file's
-/// length, the data file's last. In this order a crash leaves files whose good length is still found.
+/// Cuts a replica to `len` bytes: the meta file's length, then the checksum of a last chunk that is
+/// partial now, the data file's length last. After each step the stored checksums are right for some
+/// length from `len` up to the former one, and a start finds it.
 pub async fn cut(files: &ReplicaFiles, len: u64) -> Result<DataChecksum> {
     let meta = open_existing(&files.meta, false).await?;
     let data = open_existing(&files.data, false).await?;
@@ -139,13 +140,13 @@ async fn cut_open(
 ) -> io::Result<()> {
     let chunk_len = u64::from(checksum.bytes_per_checksum);
     let partial = len % chunk_len;
+    meta.set_len(meta_len(checksum, len)).await?;
     if partial != 0 && checksum.kind != ChecksumType::Null {
         let bytes = data.read_exact_at(len - partial, partial as usize).await?;
         let crc = checksum.crc(&bytes).to_be_bytes().to_vec();
         let offset = META_HEADER_BYTES as u64 + (len / chunk_len) * 4;
         meta.write_all_at(crc.into(), offset).await?;
     }
-    meta.set_len(meta_len(checksum, len)).await?;
     data.set_len(len).await
 }
 

@@ -300,7 +300,7 @@ pub(crate) mod tests {
     pub struct Node {
         pub dataset: Arc<Dataset>,
         pub volume: Arc<Volume>,
-        _temp: tempfile::TempDir,
+        pub _temp: tempfile::TempDir,
     }
 
     /// Volumes without O_DIRECT, for these tests write bytes at any offset.

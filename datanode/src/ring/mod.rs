@@ -12,6 +12,8 @@
 mod buffers;
 mod driver;
 mod executor;
+#[cfg(test)]
+pub mod failing;
 mod file;
 pub mod fs;
 mod future;
