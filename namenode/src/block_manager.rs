@@ -386,10 +386,6 @@ impl BlockManager {
         &self.safe_mode
     }
 
-    pub fn pool_id(&self) -> String {
-        self.lock().config.pool_id.clone()
-    }
-
     /// A datanode introduces itself.
     pub fn register(&self, registration: Registration) -> Result<()> {
         self.lock().register(registration, self.clock.now_ms())

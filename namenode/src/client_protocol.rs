@@ -353,7 +353,7 @@ impl Namesystem {
         Ok(safe_mode.is_on())
     }
 
-    fn report_bad_blocks(&self, request: &ReportBadBlocksRequestProto) {
+    pub(crate) fn report_bad_blocks(&self, request: &ReportBadBlocksRequestProto) {
         for block in &request.blocks {
             for location in &block.locs {
                 self.blocks.report_bad_replica(&block.b, &location.id.datanode_uuid);
@@ -397,7 +397,7 @@ impl Namesystem {
     }
 }
 
-fn request<M: Message + Default>(call: &Call) -> std::result::Result<M, CallError> {
+pub(crate) fn request<M: Message + Default>(call: &Call) -> std::result::Result<M, CallError> {
     M::decode(call.request.clone()).map_err(|error| CallError::BadRequest {
         method: call.method.clone(),
         why: error.to_string(),
@@ -421,6 +421,6 @@ fn retry_key(call: &Call) -> Option<RetryKey> {
     Some(key)
 }
 
-fn no_such_method(call: &Call) -> CallError {
+pub(crate) fn no_such_method(call: &Call) -> CallError {
     CallError::NoSuchMethod { protocol: call.protocol.clone(), method: call.method.clone() }
 }
