@@ -1,10 +1,13 @@
 //! The settings of the namespace, read and checked once at start.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use ringfs_protocol::messages::ChecksumTypeProto;
 use ringfs_protocol::settings::{self as s, Setting};
 use ringfs_protocol::site_config::{ConfigError, Configuration};
+
+use crate::limits::COMPLETE_WAIT;
 
 /// A recovery is ordered by heartbeat; HDFS gives it this many of them.
 const RECOVERY_TIMEOUT_HEARTBEATS: u64 = 30;
@@ -26,6 +29,7 @@ pub struct NamespaceConfig {
     pub max_component_length: usize,
     pub max_directory_items: u64,
     pub lease_hard_limit_ms: u64,
+    pub complete_wait: Duration,
     /// After this time a block recovery that nobody finished is started anew.
     pub recovery_timeout_ms: u64,
     pub access_time_precision_ms: u64,
@@ -75,6 +79,7 @@ impl NamespaceConfig {
                 as u64,
             lease_hard_limit_ms: c.duration(&s::DFS_NAMENODE_LEASE_HARD_LIMIT_SEC)?.as_millis()
                 as u64,
+            complete_wait: COMPLETE_WAIT,
             recovery_timeout_ms: c.duration(&s::DFS_HEARTBEAT_INTERVAL)?.as_millis() as u64
                 * RECOVERY_TIMEOUT_HEARTBEATS,
             access_time_precision_ms: c.duration(&s::DFS_NAMENODE_ACCESSTIME_PRECISION)?.as_millis()

@@ -13,7 +13,6 @@ use crate::block_locations::{last_block, penultimate_block};
 use crate::block_manager::{StorageTarget, TargetRequest};
 use crate::error::{NamenodeError, Result};
 use crate::leases::LeaseUse;
-use crate::limits::COMPLETE_WAIT;
 use crate::listing::{effective_policy, file_status};
 use crate::namespace::{self, NewInode, ResolvedPath, check_new_path, check_parent};
 use crate::namesystem::{ClientCall, Namesystem};
@@ -253,7 +252,7 @@ impl Namesystem {
         let block = penultimate_block(&self.snapshot()?, inode.id, file_of(inode))?;
         if let Some(block) = block.filter(|block| block.phase() == BlockPhase::Committed) {
             let min = self.config.replication_min as usize;
-            self.blocks.wait_finalized(&block.block(), min, COMPLETE_WAIT).await;
+            self.blocks.wait_finalized(&block.block(), min, self.config.complete_wait).await;
         }
         Ok(())
     }
@@ -360,7 +359,7 @@ impl Namesystem {
             let is_writer = self.check_lease(&self.snapshot()?, &claim).is_ok();
             if is_writer {
                 let min = self.config.replication_min as usize;
-                self.blocks.wait_finalized(block, min, COMPLETE_WAIT).await;
+                self.blocks.wait_finalized(block, min, self.config.complete_wait).await;
             }
         }
         self.change(what, move |namesystem, update| {

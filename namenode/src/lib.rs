@@ -49,3 +49,10 @@ pub mod user_groups;
 
 pub use command::NamenodeCommand;
 pub use error::{NamenodeError, Result};
+
+#[cfg(test)]
+mod file_write_tests;
+#[cfg(test)]
+mod namespace_tests;
+#[cfg(test)]
+mod test_support;

@@ -5,16 +5,21 @@ use std::sync::Arc;
 
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock};
 use ringfs_protocol::messages::{
-    AddBlockRequestProto, CreateRequestProto, ExtendedBlockProto, FsPermissionProto,
-    HdfsFileStatusProto, LocatedBlockProto,
+    AddBlockRequestProto, BlockStatus, CreateRequestProto, DatanodeStorageProto,
+    ExtendedBlockProto, FsPermissionProto, HdfsFileStatusProto, LocatedBlockProto,
+    ReceivedDeletedBlockInfoProto, RecoveringBlockProto, StorageBlockReportProto,
+    StorageReceivedDeletedBlocksProto, StorageReportProto, StorageTypeProto,
 };
+use ringfs_protocol::site_config::Configuration;
 use tempfile::TempDir;
 
-use crate::block_manager::{BlockManager, BlockManagerConfig};
-use crate::clock::{Clock, ManualClock};
+use crate::block_manager::{BlockManager, BlockManagerConfig, StoredBlocks};
+use crate::clock::ManualClock;
 use crate::config::NamespaceConfig;
+use crate::datanodes::Registration;
 use crate::error::Result;
 use crate::format::{self, FormatOptions};
+use crate::heartbeats::{Heartbeat, HeartbeatReply};
 use crate::namesystem::{ClientCall, Namesystem};
 use crate::open_file::WriterClaim;
 
@@ -45,14 +50,16 @@ impl Fixture {
     fn open(directory: Arc<TempDir>, clock: Arc<ManualClock>, config: NamespaceConfig) -> Self {
         let store = Arc::new(format::open(directory.path()).unwrap());
         let blocks = BlockManager::new(
-            BlockManagerConfig {
-                pool_id: store.identity().block_pool_id.clone(),
-                min_replication: config.replication_min as usize,
-            },
+            BlockManagerConfig::read(
+                &Configuration::default(),
+                store.identity().block_pool_id.clone(),
+            )
+            .unwrap(),
             store.clone(),
             clock.clone(),
             7,
         );
+        blocks.safe_mode().leave();
         let namesystem = Namesystem::new(store, config.clone(), blocks, clock.clone()).unwrap();
         Self { namesystem, clock, config, directory }
     }
@@ -82,19 +89,66 @@ impl Fixture {
         ClientCall { retry_key: Some([number; 20]), ..self.call(user).await }
     }
 
-    pub fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
+    /// Registers datanodes of one storage each, `DS-<uuid>`, that report that they hold nothing.
+    pub fn datanodes(&self, uuids: &[&str]) {
+        for (index, uuid) in (0..).zip(uuids) {
+            let registration = Registration {
+                uuid: (*uuid).to_owned(),
+                ip: IpAddr::V4(Ipv4Addr::new(10, 0, uuid.as_bytes()[uuid.len() - 1], index)),
+                host_name: (*uuid).to_owned(),
+                transfer_port: 9866,
+                info_port: 9864,
+                ipc_port: 9867,
+                info_secure_port: None,
+                software_version: "3.3.6".to_owned(),
+            };
+            let blocks = &self.namesystem.blocks;
+            blocks.register(registration).unwrap();
+            self.heartbeat(uuid);
+            let report = StorageBlockReportProto {
+                storage: storage(uuid),
+                number_of_blocks: Some(0),
+                ..StorageBlockReportProto::default()
+            };
+            blocks.full_report(uuid, 0, true, &[report]).unwrap();
+        }
     }
 
-    pub fn datanodes(&self, uuids: &[&str]) {
-        for uuid in uuids {
-            self.namesystem.blocks.fake_node(uuid);
-        }
+    pub fn heartbeat(&self, uuid: &str) -> HeartbeatReply {
+        let report = StorageReportProto {
+            storage_uuid: format!("DS-{uuid}"),
+            capacity: Some(1 << 40),
+            remaining: Some(1 << 40),
+            storage: Some(storage(uuid)),
+            ..StorageReportProto::default()
+        };
+        let beat = Heartbeat {
+            storages: vec![report],
+            streams: 0,
+            transfers_running: 0,
+            wants_report_lease: false,
+        };
+        self.namesystem.blocks.heartbeat(uuid, &beat)
+    }
+
+    /// The block recoveries that these datanodes are asked to lead.
+    pub fn recoveries(&self, uuids: &[&str]) -> Vec<RecoveringBlockProto> {
+        uuids.iter().flat_map(|uuid| self.heartbeat(uuid).recoveries).collect()
     }
 
     /// `uuid` reports a finalized replica.
     pub fn report(&self, uuid: &str, block: Block) {
-        self.namesystem.blocks.fake_report(uuid, block);
+        let received = ReceivedDeletedBlockInfoProto {
+            block: block.into(),
+            delete_hint: None,
+            status: BlockStatus::Received as i32,
+        };
+        let report = StorageReceivedDeletedBlocksProto {
+            storage_uuid: format!("DS-{uuid}"),
+            blocks: vec![received],
+            storage: Some(storage(uuid)),
+        };
+        self.namesystem.blocks.incremental_report(uuid, &[report]).unwrap();
     }
 
     pub async fn mkdirs(&self, call: &ClientCall, path: &str) {
@@ -153,8 +207,18 @@ impl Fixture {
         names.map(|status| String::from_utf8(status.path).unwrap()).collect()
     }
 
+    /// Whether neither the store nor the block manager knows the block any more.
     pub fn removed(&self, id: BlockId) -> bool {
-        self.namesystem.blocks.fake_removed().contains(&id)
+        self.namesystem.store.stored_block(id).is_none()
+            && self.namesystem.blocks.expected(id).is_empty()
+    }
+}
+
+fn storage(uuid: &str) -> DatanodeStorageProto {
+    DatanodeStorageProto {
+        storage_uuid: format!("DS-{uuid}"),
+        state: None,
+        storage_type: Some(StorageTypeProto::Disk as i32),
     }
 }
 
