@@ -7,6 +7,7 @@ use ringfs::cluster::ClusterError;
 use ringfs_bench::BenchError;
 use ringfs_client::ClientError;
 use ringfs_datanode::DatanodeError;
+use ringfs_namenode::NamenodeError;
 use ringfs_protocol::site_config::ConfigError;
 use thiserror::Error;
 
@@ -14,6 +15,8 @@ use thiserror::Error;
 pub enum CommandError {
     #[error(transparent)]
     Datanode(#[from] DatanodeError),
+    #[error(transparent)]
+    Namenode(#[from] NamenodeError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]

@@ -35,6 +35,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Format a namespace, or serve it
+    Namenode(ringfs_namenode::NamenodeCommand),
     /// Start a namenode and datanodes on this machine, until Ctrl-C
     Mini(mini::MiniCommand),
     /// Write a file through three datanodes, read it back, compare, and say how fast that was
@@ -47,11 +49,12 @@ fn main() -> ExitCode {
     ringfs::cluster::die_with_parent();
     let command_line = CommandLine::parse_from(arguments::with_double_dashes(std::env::args_os()));
     logging::start(match command_line.command {
-        Command::Datanode(_) => "info",
+        Command::Datanode(_) | Command::Namenode(_) => "info",
         _ => "warn",
     });
     let outcome = match command_line.command {
         Command::Datanode(command) => command.run().map_err(CommandError::from),
+        Command::Namenode(command) => command.run().map_err(CommandError::from),
         Command::Dfs { arguments } => return ringfs_client::shell::run(arguments),
         Command::Mini(command) => match block_on(until_stopped(command.run())) {
             // Ctrl-C is how it is meant to end.
