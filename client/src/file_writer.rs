@@ -144,8 +144,11 @@ impl FileWriter {
         self.command(Command::Flush { seqno, done }).await?;
         flushed.await.map_err(|_| self.failure())?;
         // A namenode that restarts must still know of the block whose bytes were promised.
-        if self.report.has_new_block.swap(false, Ordering::Relaxed) {
-            self.namenode.fsync(&self.file).await?;
+        if self.report.has_new_block.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.namenode.fsync(&self.file).await
+        {
+            self.report.has_new_block.store(true, Ordering::Relaxed);
+            return Err(error);
         }
         Ok(())
     }

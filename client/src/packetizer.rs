@@ -92,7 +92,7 @@ impl Packetizer {
     /// Takes from the front of `data` what makes the next packet; `None` when all of `data` was
     /// taken without filling one.
     pub fn next_packet(&mut self, data: &mut Bytes) -> Option<Packet> {
-        if self.packet_start == self.block_size {
+        if self.packet_start >= self.block_size {
             return Some(self.end_block());
         }
         let wanted = self.packet_room() - self.pending.len();
@@ -119,7 +119,7 @@ impl Packetizer {
         self.syncs |= sync;
         let start = self.packet_start;
         let end = start + self.pending.len() as u64;
-        if end == self.block_size {
+        if end >= self.block_size {
             return Some(self.end_block());
         }
         if end == self.cut_to {

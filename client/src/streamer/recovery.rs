@@ -47,7 +47,11 @@ impl Streamer {
         }
         self.state = State::Recovering(Recovery { purpose, failed: false, step: Step::Stamping });
         let Some((index, why)) = bad else {
-            return self.replace_or_stamp();
+            let open = self.block.as_ref().filter(|open| open.nodes.is_empty());
+            return match open.map(|open| open.block.clone()) {
+                Some(block) => self.give_up(format!("no datanode has {block}, to append to it")),
+                None => self.replace_or_stamp(),
+            };
         };
         self.actions.push_back(Action::ClosePipeline);
         self.recoveries += 1;

@@ -471,6 +471,17 @@ fn an_append_reopens_its_block_under_a_new_stamp() {
 }
 
 #[test]
+fn a_block_without_datanodes_is_not_appended_to() {
+    let located = located_block(7, 1000, 700, Vec::new());
+    let rules = rules(80, ReplacementPolicy::Always);
+    let last_block = LastBlock::Appended(Box::new(located));
+    let mut cluster = Cluster::new(rules, last_block, |_: &mut SmallRng, _, _| None);
+    cluster.write(&mut packetizer(700), &[100]);
+    let failure = cluster.failure.unwrap().to_string();
+    assert!(failure.contains("no datanode has"), "{failure}");
+}
+
+#[test]
 fn silence_brings_heartbeats_and_then_blame() {
     let rules = rules(80, ReplacementPolicy::Never);
     let mut cluster = Cluster::new(rules, LastBlock::None, |_: &mut SmallRng, _, _| None);
