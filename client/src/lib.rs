@@ -1,5 +1,10 @@
 //! The HDFS client: a [`Client`] for the namespace, [`FileWriter`] and [`FileReader`] for files'
-//! bytes. Runs on tokio alone, so also where io_uring is forbidden.
+//! bytes, and the commands of [`shell`]. Runs on tokio alone, so also where io_uring is forbidden.
+//!
+//! A byte written goes from the caller's buffer through `packetizer` (packets, checksums) to
+//! `stream_driver`, which does what the state machine in `streamer` says: ask `namenode` for a block,
+//! open a `write_pipeline`, send, await acks, recover. A byte read comes from a `block_reader` that
+//! `file_reader` opens on a replica of what `located_blocks` says.
 
 mod block_checksums;
 mod block_reader;
