@@ -13,13 +13,17 @@
 //! When redb fails, the batch fails as a whole, and every later change is refused: what was answered
 //! stays durable, and nothing is answered that is not.
 
+use std::cell::OnceCell;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use prost::Message;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
+    TableDefinition,
+};
 use ringfs_protocol::block::{BlockId, GenerationStamp};
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,7 +35,8 @@ use crate::schema::{
     lease_key, lease_prefix, prefix_end, split_lease_key, u64_key,
 };
 
-type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Bytes = &'static [u8];
+type Definition = TableDefinition<'static, Bytes, Bytes>;
 
 fn definition(space: Space) -> Definition {
     TableDefinition::new(space.name())
@@ -72,11 +77,7 @@ impl Store {
     /// The state as of the last commit.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let transaction = self.database.begin_read()?;
-        let mut tables = Vec::with_capacity(Space::ALL.len());
-        for space in Space::ALL {
-            tables.push(transaction.open_table(definition(space))?);
-        }
-        Ok(Snapshot { tables })
+        Ok(Snapshot { transaction, tables: Default::default() })
     }
 
     /// Runs `operation` in the writer's next transaction; returns once that is durable.
@@ -241,12 +242,25 @@ pub trait View {
 }
 
 pub struct Snapshot {
-    tables: Vec<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    transaction: ReadTransaction,
+    /// Opened as they are asked for: most reads need two of them.
+    tables: [OnceCell<ReadOnlyTable<Bytes, Bytes>>; Space::ALL.len()],
+}
+
+impl Snapshot {
+    fn table(&self, space: Space) -> Result<&ReadOnlyTable<Bytes, Bytes>> {
+        let cell = &self.tables[space as usize];
+        if let Some(table) = cell.get() {
+            return Ok(table);
+        }
+        let table = self.transaction.open_table(definition(space))?;
+        Ok(cell.get_or_init(|| table))
+    }
 }
 
 impl View for Snapshot {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        get(&self.tables[space as usize], key)
+        get(self.table(space)?, key)
     }
 
     fn scan(
@@ -256,13 +270,13 @@ impl View for Snapshot {
         end: Bound<&[u8]>,
         max: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        scan(&self.tables[space as usize], start, end, max)
+        scan(self.table(space)?, start, end, max)
     }
 }
 
 /// The writer's transaction as an operation sees it.
 pub struct Update<'a> {
-    tables: Vec<Table<'a, &'static [u8], &'static [u8]>>,
+    tables: Vec<Table<'a, Bytes, Bytes>>,
     /// What the running operation replaced, oldest first.
     undo: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
     after_commit: Vec<Action>,
@@ -416,8 +430,6 @@ impl<'a> Update<'a> {
         Ok(())
     }
 }
-
-type Bytes = &'static [u8];
 
 fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>> {
     Ok(table.get(key)?.map(|value| value.value().to_vec()))

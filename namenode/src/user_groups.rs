@@ -12,7 +12,6 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::error::{NamenodeError, Result};
 use crate::limits::{USER_GROUPS_CACHE_MAX, USER_GROUPS_CACHE_TTL_MS, USER_GROUPS_LOOKUPS_MAX};
 
 pub struct UserGroups {
@@ -75,19 +74,6 @@ impl UserGroups {
     }
 }
 
-/// The login name of the user that runs this process: HDFS's superuser.
-pub fn process_user() -> Result<String> {
-    let output = std::process::Command::new("id")
-        .arg("-un")
-        .output()
-        .map_err(|error| NamenodeError::system("asking `id -un` for this process's user", error))?;
-    let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if name.is_empty() {
-        return Ok(rustix::process::geteuid().as_raw().to_string());
-    }
-    Ok(name)
-}
-
 async fn look_up(user: &str) -> Vec<String> {
     match Command::new("id").args(["-Gnz", "--", user]).output().await {
         // A user without groups and one that is not known look alike to a permission check.
@@ -117,7 +103,7 @@ mod tests {
         assert_eq!(*groups.groups("alice").await, ["staff".to_owned()]);
         assert!(groups.groups("--help").await.is_empty());
         assert!(groups.groups("no such user\n").await.is_empty());
-        let own = groups.groups(&process_user().unwrap()).await;
+        let own = groups.groups("root").await;
         assert!(!own.is_empty());
         assert!(groups.cached("--help").is_some());
         clock.advance(USER_GROUPS_CACHE_TTL_MS);
