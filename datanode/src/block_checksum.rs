@@ -68,7 +68,7 @@ impl StoredChecksums {
             return Err(unfit("its generation stamp is below the one asked for"));
         }
         let visible = replica.visible_len().ok_or_else(|| unfit("it is not readable"))?;
-        let (data, meta, meta_path) = open_reader(&replica).await?;
+        let (data, meta, meta_path) = open_reader(&replica, false).await?;
         let checksum = read_checksum(&meta, &meta_path).await?;
         let meta_len = meta
             .len()

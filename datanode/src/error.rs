@@ -46,6 +46,8 @@ pub enum DatanodeError {
     UnknownPool { asked: String, serving: String },
     #[error("replica {block} is corrupt: {source}")]
     Corrupt { block: Block, source: io::Error },
+    #[error("packet {seqno} of {block} does not match its checksums")]
+    CorruptPacket { block: Block, seqno: i64 },
     #[error("{path}: {why}")]
     Storage { path: String, why: String },
     #[error(

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::info;
 
 use crate::activity::Activity;
+use crate::block_move::BlockMoves;
 use crate::block_recovery::BlockRecovery;
 use crate::block_transfer::Transfers;
 use crate::commands::Commands;
@@ -34,6 +35,7 @@ use crate::error::{DatanodeError, Result};
 use crate::ipc_server::IpcService;
 use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
 use crate::runtime::DataThreads;
+use crate::server::TransferServer;
 use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
 use crate::volume::Volume;
 
@@ -100,8 +102,12 @@ async fn serve(
     let dataset = Arc::new(storage.join(&config, &namespace)?);
     let spawner = data_threads.spawner();
     let data_work = DataWork::new(move |job| spawner.spawn(job));
-    let parts = Parts::assemble(config, identity, namenode, namespace, dataset, data_work);
-    parts.run(ipc_listener, stop).await
+    let parts = Parts::assemble(config, identity, namenode, namespace, dataset, data_work.clone());
+    let counters = parts.server.counters.clone();
+    parts.server.clone().start(transfer_listener, data_work);
+    let outcome = parts.run(ipc_listener, stop).await;
+    info!(?counters, "stopped");
+    outcome
 }
 
 impl Storage {
@@ -143,6 +149,7 @@ struct Parts {
     commands: Commands,
     command_queue: mpsc::UnboundedReceiver<DatanodeCommandProto>,
     ipc: Arc<IpcService>,
+    server: Arc<TransferServer>,
     shutdown: Arc<Notify>,
 }
 
@@ -158,15 +165,26 @@ impl Parts {
         let (activity, requests) = (Arc::<Activity>::default(), Arc::<LinkRequests>::default());
         let shutdown = Arc::new(Notify::new());
         let (command_sender, command_queue) = mpsc::unbounded_channel();
+        let transfers = Transfers {
+            dataset: dataset.clone(),
+            activity: activity.clone(),
+            timeout: config.socket_timeout,
+            own_id: identity.to_proto(),
+        };
+        let server = Arc::new(TransferServer {
+            dataset: dataset.clone(),
+            activity: activity.clone(),
+            counters: Arc::default(),
+            transfers: transfers.clone(),
+            moves: BlockMoves::new(dataset.clone(), config.socket_timeout),
+            socket_timeout: config.socket_timeout,
+            keepalive: config.keepalive,
+            streams_max: u32::try_from(config.transfers_max).unwrap_or(u32::MAX),
+        });
         let commands = Commands {
             dataset: dataset.clone(),
             data_work: data_work.clone(),
-            transfers: Transfers {
-                dataset: dataset.clone(),
-                activity: activity.clone(),
-                timeout: config.socket_timeout,
-                own_id: identity.to_proto(),
-            },
+            transfers,
             recovery: Arc::new(BlockRecovery {
                 dataset: dataset.clone(),
                 data_work: data_work.clone(),
@@ -194,7 +212,7 @@ impl Parts {
             requests,
             commands: command_sender,
         };
-        Self { link, commands, command_queue, ipc, shutdown }
+        Self { link, commands, command_queue, ipc, server, shutdown }
     }
 
     /// Until `stop` resolves, an operator wants it, or the namenode refuses this datanode.

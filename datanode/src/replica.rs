@@ -23,6 +23,7 @@
 //! RBW or TEMPORARY replica moves the lengths forward without it; a recovery first asks that writer
 //! to stop and waits until its [`WriterLease`] is gone, so that no two parties touch the files.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,9 +138,12 @@ pub struct WriterLease {
 
 impl WriterLease {
     /// Resolves when a recovery or a deletion wants this writer out of the way.
-    pub async fn stopped(&self) {
-        // An error means that the sender is gone with the replica itself, which is a stop as well.
-        let _ = self.stop.clone().wait_for(|stop| *stop).await;
+    pub fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        let mut stop = self.stop.clone();
+        async move {
+            // An error means that the sender is gone with the replica itself: a stop as well.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
     }
 
     pub fn is_stopped(&self) -> bool {

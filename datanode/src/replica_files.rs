@@ -24,13 +24,17 @@ pub async fn open_existing(path: &Path, direct: bool) -> Result<ring::File> {
 
 /// Opens both files for reading, through the page cache, with the meta file's path. A transition may
 /// rename them at any moment, so that one of them is not where it was: then look again.
-pub async fn open_reader(replica: &Replica) -> Result<(ring::File, ring::File, PathBuf)> {
+pub async fn open_reader(
+    replica: &Replica,
+    direct: bool,
+) -> Result<(ring::File, ring::File, PathBuf)> {
     let read = ring::OpenOptions { read: true, ..Default::default() };
+    let read_data = ring::OpenOptions { direct, ..read };
     let mut tries = 0;
     loop {
         let files = replica.files();
         let opened = async {
-            let data = ring::File::open(&files.data, read).await?;
+            let data = ring::File::open(&files.data, read_data).await?;
             Ok((data, ring::File::open(&files.meta, read).await?))
         };
         match opened.await {

@@ -34,7 +34,7 @@ pub struct ReplicaPackets {
 impl ReplicaPackets {
     /// The first `len` bytes, which the caller knows to be visible.
     pub async fn open(replica: Arc<Replica>, len: u64) -> Result<Self> {
-        let (data, meta, meta_path) = open_reader(&replica).await?;
+        let (data, meta, meta_path) = open_reader(&replica, false).await?;
         let checksum = read_checksum(&meta, &meta_path).await?;
         Ok(Self { replica, data, meta, checksum, len, offset: 0, seqno: 0, done: false })
     }

@@ -11,6 +11,7 @@
 //! Data in `rbw/` with its meta still in `finalized/` is thus complete in either direction, and
 //! `start_scan` makes it FINALIZED again. These run on a data thread.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,8 +67,8 @@ pub struct ReplicaWriter {
 
 impl ReplicaWriter {
     /// Resolves when a recovery or a deletion wants the writer out of the way.
-    pub async fn stopped(&self) {
-        self.lease.stopped().await;
+    pub fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        self.lease.stopped()
     }
 
     pub fn is_stopped(&self) -> bool {

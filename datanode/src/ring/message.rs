@@ -52,6 +52,10 @@ impl ReceiveMessage {
         self.vectors.iovecs.push(libc::iovec { iov_base, iov_len: range.len() });
     }
 
+    pub fn buffer_len(&self, buffer: usize) -> usize {
+        self.buffers[buffer].len()
+    }
+
     /// Takes the buffers out again, in the order in which they were pushed.
     pub fn drain(&mut self) -> impl Iterator<Item = BufferMut> {
         self.vectors.iovecs.clear();

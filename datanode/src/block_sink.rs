@@ -1,0 +1,439 @@
+//! Where the bytes of a block being written go: data to the block file in whole slabs, checksums to
+//! the meta file behind it.
+//!
+//! ```text
+//! receive -> pieces -> [job: data writes] -> meta write -> (sync) -> durable_end -> acks
+//! ```
+//!
+//! Data gathers in `pieces` until a slab is full; then it is a job. When the socket has nothing more
+//! and the disk is idle, what has gathered is flushed as it is: whole sectors from the slab, the
+//! last partial sector from a padded copy, and written again once it has grown. So a fast writer
+//! gets writes of a slab, a slow one an ack without delay, and in between the writes are as large as
+//! what arrived during the one before.
+//!
+//! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
+//! They complete in order. After a failed write nothing more is written or acknowledged.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ringfs_protocol::meta_file::META_HEADER_BYTES;
+
+use crate::counters::Counters;
+use crate::error::{DatanodeError, Result};
+use crate::limits::WRITES_IN_FLIGHT_MAX;
+use crate::replica::{OnDisk, Replica};
+use crate::ring::{self, Buffer, BufferMut, Either, File, SECTOR_BYTES, SendMessage, Signal};
+use crate::transitions::ReplicaWriter;
+
+const SECTOR: u64 = SECTOR_BYTES as u64;
+
+/// Data and checksums of one job, and what is true once it is done.
+struct Job {
+    writes: Vec<(Buffer, u64)>,
+    meta: Vec<(Buffer, u64)>,
+    sync: bool,
+    on_disk: OnDisk,
+    number: u64,
+}
+
+type Writes = Pin<Box<dyn Future<Output = io::Result<()>>>>;
+
+pub struct BlockSink {
+    replica: Arc<Replica>,
+    data: File,
+    meta: File,
+    counters: Arc<Counters>,
+    state: RefCell<State>,
+    /// Tells the disk's task of jobs, and of a receiver that waits.
+    work: Signal,
+    /// Tells those who send acks of progress.
+    pub progress: Rc<Signal>,
+    durable_end: Cell<u64>,
+    jobs_done: Cell<u64>,
+    receiver_waits: Cell<bool>,
+    closing: Cell<bool>,
+    busy: Cell<bool>,
+}
+
+struct State {
+    /// Data that is in no job yet, and before it the last partial sector that is: from `start`,
+    /// which is a sector's start, to `end`.
+    pieces: VecDeque<Buffer>,
+    start: u64,
+    end: u64,
+    /// End of the data in jobs.
+    submitted_end: u64,
+    /// Checksums in no job yet, each with its place in the meta file.
+    meta: Vec<(Buffer, u64)>,
+    chunk_len: u64,
+    last_chunk_checksum: Option<u32>,
+    jobs: VecDeque<Job>,
+    next_job: u64,
+    file_len: u64,
+    allocate_to: u64,
+}
+
+impl BlockSink {
+    /// Continues the writer's replica; reads back a last partial sector.
+    pub async fn open(
+        writer: &ReplicaWriter,
+        last_chunk_checksum: Option<u32>,
+        size_hint: u64,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
+        let end = writer.start_len;
+        let start = end / SECTOR * SECTOR;
+        let mut pieces = VecDeque::new();
+        if start < end {
+            let sector = BufferMut::zeroed(SECTOR_BYTES);
+            let (read, mut sector) = writer.data.read_at(sector, start).await;
+            let failed = || format!("reading the end of {}", writer.replica.block());
+            let len = (end - start) as usize;
+            if read.map_err(DatanodeError::io(failed()))? < len {
+                let short = io::ErrorKind::UnexpectedEof.into();
+                return Err(DatanodeError::Io { what: failed(), source: short });
+            }
+            sector.truncate(len);
+            pieces.push_back(sector.freeze());
+        }
+        let state = State {
+            pieces,
+            start,
+            end,
+            submitted_end: end,
+            meta: Vec::new(),
+            chunk_len: u64::from(writer.checksum.bytes_per_checksum),
+            last_chunk_checksum,
+            jobs: VecDeque::new(),
+            next_job: 1,
+            file_len: writer.file_len,
+            allocate_to: size_hint,
+        };
+        Ok(Self {
+            replica: writer.replica.clone(),
+            data: writer.data.clone(),
+            meta: writer.meta.clone(),
+            counters,
+            state: RefCell::new(state),
+            work: Signal::default(),
+            progress: Rc::default(),
+            durable_end: Cell::new(end),
+            jobs_done: Cell::new(0),
+            receiver_waits: Cell::new(false),
+            closing: Cell::new(false),
+            busy: Cell::new(false),
+        })
+    }
+
+    pub fn durable_end(&self) -> u64 {
+        self.durable_end.get()
+    }
+
+    pub fn jobs_done(&self) -> u64 {
+        self.jobs_done.get()
+    }
+
+    /// How far the data file reaches, padding and preallocation included.
+    pub fn file_len(&self) -> u64 {
+        self.state.borrow().file_len
+    }
+
+    /// Takes data that follows what is there, with the checksums of the chunks it touches, which
+    /// start at chunk `first_chunk`, and that of a last chunk that is not full.
+    pub fn push(
+        &self,
+        fresh: impl Iterator<Item = Buffer>,
+        checksums: Buffer,
+        first_chunk: u64,
+        last_chunk_checksum: Option<u32>,
+    ) {
+        let mut state = self.state.borrow_mut();
+        for piece in fresh {
+            state.end += piece.len() as u64;
+            match state.pieces.back_mut() {
+                Some(last) => {
+                    if let Err(piece) = last.try_join(piece) {
+                        state.pieces.push_back(piece);
+                    }
+                }
+                None => state.pieces.push_back(piece),
+            }
+        }
+        state.last_chunk_checksum = last_chunk_checksum;
+        state.push_checksums(checksums, META_HEADER_BYTES as u64 + first_chunk * 4);
+        if state.submit_full_slabs() {
+            self.work.set();
+        }
+    }
+
+    /// Puts all data in a job, synced to the device if asked; returns the number of the job that
+    /// must be done for it.
+    pub fn flush(&self, sync: bool) -> u64 {
+        let number = self.state.borrow_mut().flush(sync, &self.counters);
+        self.work.set();
+        number
+    }
+
+    /// Whether the receiver has nothing to do until bytes arrive: then an idle disk flushes.
+    pub fn set_receiver_waits(&self, waits: bool) {
+        self.receiver_waits.set(waits);
+        if waits {
+            self.work.set();
+        }
+    }
+
+    /// Whether everything received is on disk.
+    pub fn is_drained(&self) -> bool {
+        let state = self.state.borrow();
+        !self.busy.get() && state.jobs.is_empty() && state.submitted_end == state.end
+    }
+
+    /// Copies the last partial sector out of its slab, so that an idle stream holds none.
+    pub fn leave_slab(&self) {
+        let mut state = self.state.borrow_mut();
+        if let Some(tail) = state.pieces.pop_front() {
+            self.counters.sector_bytes_copied.add(tail.len() as u64);
+            state.pieces.push_back(Buffer::from(tail.to_vec()));
+        }
+    }
+
+    /// Copies a last partial sector to the front of the slab that will take what follows it;
+    /// returns the slab's rest.
+    pub fn enter_slab(&self, mut slab: BufferMut) -> BufferMut {
+        let mut state = self.state.borrow_mut();
+        let Some(tail) = state.pieces.pop_front() else { return slab };
+        debug_assert!(state.pieces.is_empty() && tail.len() < SECTOR_BYTES);
+        let mut front = slab.split_to(tail.len());
+        front.copy_from_slice(&tail);
+        self.counters.sector_bytes_copied.add(tail.len() as u64);
+        state.pieces.push_back(front.freeze());
+        slab
+    }
+
+    /// No more jobs are started; [`BlockSink::run`] ends when those in flight have.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.work.set();
+    }
+
+    /// Carries jobs out until the sink is closed or a write fails; no write is in flight afterwards.
+    pub async fn run(&self) -> Result<()> {
+        let mut in_flight: VecDeque<(Job, Writes)> = VecDeque::new();
+        let mut failure = None;
+        loop {
+            if failure.is_none() && !self.closing.get() {
+                failure = self.start_jobs(&mut in_flight).await.err();
+            }
+            self.busy.set(!in_flight.is_empty());
+            let Some((_, writes)) = in_flight.front_mut() else {
+                match failure {
+                    Some(error) => return Err(self.failed(error)),
+                    None if self.closing.get() => return Ok(()),
+                    None => self.work.changed().await,
+                }
+                continue;
+            };
+            let Either::First(written) = ring::race(writes, self.work.changed()).await else {
+                continue;
+            };
+            let (job, _) = in_flight.pop_front().expect("its front has just completed");
+            if failure.is_none() {
+                let done = match written {
+                    Ok(()) => self.finish(job).await,
+                    Err(error) => Err(error),
+                };
+                failure = done.err();
+            }
+        }
+    }
+
+    async fn start_jobs(&self, in_flight: &mut VecDeque<(Job, Writes)>) -> io::Result<()> {
+        loop {
+            let next = self.next_job(in_flight);
+            let Some(job) = next else { return Ok(()) };
+            self.reach(&job).await;
+            let writes: Vec<_> = job
+                .writes
+                .iter()
+                .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset))
+                .collect();
+            let all = async move {
+                let mut outcome = Ok(());
+                for write in writes {
+                    outcome = write.await.and(outcome);
+                }
+                outcome
+            };
+            in_flight.push_back((job, Box::pin(all)));
+        }
+    }
+
+    fn next_job(&self, in_flight: &VecDeque<(Job, Writes)>) -> Option<Job> {
+        let mut state = self.state.borrow_mut();
+        if state.jobs.is_empty() && in_flight.is_empty() && self.receiver_waits.get() {
+            state.flush(false, &self.counters);
+        }
+        let job = state.jobs.front()?;
+        let begins_at = job.writes.first().map_or(u64::MAX, |(_, offset)| *offset);
+        let overlaps = in_flight.iter().any(|(other, _)| {
+            let ends_at = other.writes.last().map_or(0, |(data, at)| at + data.len() as u64);
+            begins_at < ends_at
+        });
+        if overlaps || in_flight.len() >= WRITES_IN_FLIGHT_MAX {
+            return None;
+        }
+        state.jobs.pop_front()
+    }
+
+    /// Allocates the whole block at once when it outgrows its first slab: writes that extend a file
+    /// one by one are slower. That there is no room is for the write itself to say.
+    async fn reach(&self, job: &Job) {
+        let Some((last, at)) = job.writes.last() else { return };
+        let end = at + last.len() as u64;
+        let allocate_to = {
+            let mut state = self.state.borrow_mut();
+            state.file_len = state.file_len.max(end);
+            std::mem::take(&mut state.allocate_to)
+        };
+        if end < ring::SLAB_BYTES as u64 || end >= allocate_to {
+            self.state.borrow_mut().allocate_to = allocate_to;
+        } else if self.data.allocate(0, allocate_to).await.is_ok() {
+            let mut state = self.state.borrow_mut();
+            state.file_len = state.file_len.max(allocate_to);
+        }
+    }
+
+    async fn finish(&self, job: Job) -> io::Result<()> {
+        let mut message = SendMessage::new();
+        let mut at = job.meta.first().map_or(0, |(_, offset)| *offset);
+        let from = at;
+        for (checksums, offset) in job.meta {
+            debug_assert_eq!(at, offset);
+            at += checksums.len() as u64;
+            message.push(checksums);
+        }
+        if message.parts() > 0 {
+            self.meta.write_all_gathered_at(message, from).await.0?;
+        }
+        if job.sync {
+            self.data.sync_data().await?;
+            self.meta.sync_data().await?;
+        }
+        self.replica.set_on_disk(job.on_disk);
+        self.durable_end.set(job.on_disk.len);
+        debug_assert!(self.durable_end.get() <= self.replica.bytes_received());
+        self.jobs_done.set(job.number);
+        self.progress.set();
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> DatanodeError {
+        let path = self.replica.files().data;
+        DatanodeError::Io { what: format!("writing {}", path.display()), source }
+    }
+}
+
+impl State {
+    /// Appends checksums; one that covers a chunk again takes the place of the former.
+    fn push_checksums(&mut self, checksums: Buffer, offset: u64) {
+        if checksums.is_empty() {
+            return;
+        }
+        while let Some((last, at)) = self.meta.last_mut() {
+            if *at + last.len() as u64 <= offset {
+                break;
+            }
+            let kept = offset.saturating_sub(*at) as usize;
+            *last = last.slice(..kept);
+            if !last.is_empty() {
+                break;
+            }
+            self.meta.pop();
+        }
+        self.meta.push((checksums, offset));
+    }
+
+    fn submit_full_slabs(&mut self) -> bool {
+        let mut writes = Vec::new();
+        while self.pieces.front().is_some_and(Buffer::ends_memory)
+            && self.pieces.front().is_some_and(|piece| piece.len().is_multiple_of(SECTOR_BYTES))
+        {
+            let Some(piece) = self.pieces.pop_front() else { break };
+            let len = piece.len() as u64;
+            writes.push((piece, self.start));
+            self.start += len;
+        }
+        if writes.is_empty() {
+            return false;
+        }
+        let end = self.start;
+        self.queue_up_to(writes, false, end);
+        true
+    }
+
+    fn flush(&mut self, sync: bool, counters: &Counters) -> u64 {
+        let mut writes = Vec::new();
+        if self.submitted_end < self.end
+            && let Some(mut piece) = self.pieces.pop_front()
+        {
+            debug_assert!(self.pieces.is_empty(), "full slabs are in jobs already");
+            let whole = piece.len() / SECTOR_BYTES * SECTOR_BYTES;
+            if whole > 0 {
+                writes.push((piece.slice(..whole), self.start));
+                piece.advance(whole);
+                self.start += whole as u64;
+            }
+            if !piece.is_empty() {
+                let mut padded = BufferMut::zeroed(SECTOR_BYTES);
+                padded[..piece.len()].copy_from_slice(&piece);
+                counters.sector_bytes_copied.add(piece.len() as u64);
+                writes.push((padded.freeze(), self.start));
+                self.pieces.push_front(piece);
+            }
+        }
+        if !writes.is_empty() || sync {
+            let end = self.end;
+            self.queue_up_to(writes, sync, end);
+        }
+        self.next_job - 1
+    }
+
+    /// A job for the data up to `end`. A checksum never reaches the meta file before all of its
+    /// chunk is in the block file: after a crash the meta file tells how far the data goes.
+    fn queue_up_to(&mut self, writes: Vec<(Buffer, u64)>, sync: bool, end: u64) {
+        let (meta, on_disk) = if end == self.end {
+            let last_chunk_checksum = self.last_chunk_checksum;
+            (std::mem::take(&mut self.meta), OnDisk { len: end, last_chunk_checksum })
+        } else {
+            let whole_chunks = end / self.chunk_len;
+            let meta = self.split_checksums(META_HEADER_BYTES as u64 + whole_chunks * 4);
+            (meta, OnDisk { len: whole_chunks * self.chunk_len, last_chunk_checksum: None })
+        };
+        self.jobs.push_back(Job { writes, meta, sync, on_disk, number: self.next_job });
+        self.next_job += 1;
+        self.submitted_end = end;
+    }
+
+    /// Takes the checksums that lie before `limit` in the meta file.
+    fn split_checksums(&mut self, limit: u64) -> Vec<(Buffer, u64)> {
+        let mut taken = Vec::new();
+        let mut left = Vec::new();
+        for (checksums, at) in self.meta.drain(..) {
+            let before = (limit.saturating_sub(at) as usize).min(checksums.len());
+            if before > 0 {
+                taken.push((checksums.slice(..before), at));
+            }
+            if before < checksums.len() {
+                left.push((checksums.slice(before..), at + before as u64));
+            }
+        }
+        self.meta = left;
+        taken
+    }
+}

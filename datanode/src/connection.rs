@@ -1,0 +1,99 @@
+//! One data-transfer connection: messages in and out over a socket, with the bytes that arrived
+//! beyond the last message.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ringfs_protocol::ProtocolError;
+
+use crate::error::{DatanodeError, Result};
+use crate::limits::{MESSAGE_READ_BYTES, SEND_TIMEOUT};
+use crate::ring::{self, TcpStream};
+
+#[derive(Debug)]
+pub struct Connection {
+    pub stream: TcpStream,
+    /// Received and not decoded yet.
+    pub received: BytesMut,
+    /// The peer's address, for messages.
+    pub peer: String,
+}
+
+impl Connection {
+    pub fn new(stream: TcpStream) -> Self {
+        let peer = stream
+            .peer_address()
+            .map_or_else(|_| "a peer that is gone".to_owned(), |address| address.to_string());
+        Self { stream, received: BytesMut::new(), peer }
+    }
+
+    pub async fn connect(address: SocketAddr, patience: Duration) -> Result<Self> {
+        let failed = |why| DatanodeError::Peer { peer: address.to_string(), why };
+        let stream = ring::timeout(patience, TcpStream::connect(address))
+            .await
+            .map_err(|_| failed(format!("no connection within {} s", patience.as_secs())))?
+            .map_err(|error| failed(format!("connecting: {error}")))?;
+        Ok(Self { stream, received: BytesMut::new(), peer: address.to_string() })
+    }
+
+    /// Reads until `decode` makes something of the bytes; `None` if the peer closes before the
+    /// first one. Each arrival may take as long as `patience`.
+    pub async fn read<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        decode: impl Fn(&[u8]) -> std::result::Result<Option<(T, usize)>, ProtocolError>,
+    ) -> Result<Option<T>> {
+        loop {
+            if let Some((message, used)) = decode(&self.received)? {
+                let _ = self.received.split_to(used);
+                return Ok(Some(message));
+            }
+            if self.receive(what, patience).await? == 0 {
+                if self.received.is_empty() {
+                    return Ok(None);
+                }
+                return Err(self.failed(format!("closed in the middle of {what}")));
+            }
+        }
+    }
+
+    /// Like [`Connection::read`], where the peer owes a message.
+    pub async fn expect<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        decode: impl Fn(&[u8]) -> std::result::Result<Option<(T, usize)>, ProtocolError>,
+    ) -> Result<T> {
+        let message = self.read(what, patience, decode).await?;
+        message.ok_or_else(|| self.failed(format!("closed before {what}")))
+    }
+
+    pub async fn send(&self, bytes: BytesMut) -> Result<()> {
+        match ring::timeout(SEND_TIMEOUT, self.stream.send_all(bytes)).await {
+            Ok((sent, _)) => sent.map_err(|error| self.failed(format!("sending: {error}"))),
+            Err(_) => Err(self.failed(format!("took nothing for {} s", SEND_TIMEOUT.as_secs()))),
+        }
+    }
+
+    pub fn failed(&self, why: String) -> DatanodeError {
+        DatanodeError::Peer { peer: self.peer.clone(), why }
+    }
+
+    /// Waits for bytes without holding memory for them, then takes what is there.
+    async fn receive(&mut self, what: &str, patience: Duration) -> Result<usize> {
+        let receiving = async {
+            self.stream.readable().await?;
+            let mut buffer = std::mem::take(&mut self.received);
+            buffer.reserve(MESSAGE_READ_BYTES);
+            let (received, buffer) = self.stream.receive(buffer).await;
+            self.received = buffer;
+            received
+        };
+        match ring::timeout(patience, receiving).await {
+            Ok(received) => received.map_err(|error| self.failed(format!("receiving: {error}"))),
+            Err(_) => Err(self.failed(format!("no {what} within {} s", patience.as_secs()))),
+        }
+    }
+}

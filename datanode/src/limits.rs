@@ -1,0 +1,44 @@
+//! Every bound of the data path, with the arithmetic behind it.
+
+use std::time::Duration;
+
+use ringfs_protocol::limits::PACKET_MAX_BYTES;
+
+use crate::ring::SLAB_BYTES;
+
+/// Packets predicted for one receive. Throughput is flat from 2 to 16 of 64 KiB.
+pub const RECEIVE_PACKETS_MAX: usize = 8;
+/// Bytes predicted for one receive: half a slab, so that disk writes start while more arrives.
+pub const RECEIVE_BYTES_MAX: usize = 512 << 10;
+
+/// Memory for packet prefixes and checksums, taken at a time: 535 bytes a packet make 122 packets.
+pub const SIDE_BYTES: usize = 64 << 10;
+/// Largest prefix and checksums of one packet: a 16 MiB packet has 128 KiB at 512 bytes a chunk.
+pub const PACKET_HEAD_MAX_BYTES: usize = 1 << 20;
+
+/// Slabs that one writing stream may hold: the largest packet at an odd offset spans 17, and one
+/// more is being filled. 18 MiB exceed a client's window of 80 packets (5 MiB), so the bound never
+/// slows a client that is alone.
+pub const WRITE_STREAM_SLABS_MAX: usize = 18;
+const _: () = assert!(WRITE_STREAM_SLABS_MAX * SLAB_BYTES >= PACKET_MAX_BYTES + 2 * SLAB_BYTES);
+
+/// Slabs that one reading stream may hold: O_DIRECT reads of 1 MiB gain up to depth 4 to 8.
+pub const READ_STREAM_SLABS_MAX: usize = 6;
+
+/// Writes in flight per block; the slabs of the stream bound them anyway.
+pub const WRITES_IN_FLIGHT_MAX: usize = WRITE_STREAM_SLABS_MAX;
+
+/// Ranges of one gathered send or write (the kernel's UIO_MAXIOV is 1024). A packet takes two or
+/// three.
+pub const GATHERED_PARTS_MAX: usize = 256;
+
+/// What is read at a time where messages are expected: replies, acks, operations.
+pub const MESSAGE_READ_BYTES: usize = 4 << 10;
+
+/// A stream that stopped in the middle of a packet keeps its slabs this long.
+pub const HALF_PACKET_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Bound of sending to a peer that takes nothing (`dfs.datanode.socket.write.timeout`).
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(480);
+/// What each downstream datanode adds to the timeouts of waiting for it.
+pub const TIMEOUT_PER_TARGET: Duration = Duration::from_secs(5);

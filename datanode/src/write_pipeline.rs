@@ -1,0 +1,671 @@
+//! WRITE_BLOCK: one block being written, from its first datanode's side or any other's.
+//!
+//! ```text
+//! client -> receiver -> BlockSink  -> disk          PacketReceiver lays packets out in slabs
+//!              |                       |            BlockSink writes them from there
+//!              +-----> Mirror ----> next datanode   Mirror sends them from there
+//! client <- acks <-----------(both)----+
+//! ```
+//!
+//! | stage | replica | replies |
+//! |---|---|---|
+//! | CREATE, APPEND, APPEND_RECOVERY, STREAMING_RECOVERY | RBW | after set-up, then an ack a packet |
+//! | CLOSE_RECOVERY | FINALIZED at once | after set-up, no packets |
+//! | TRANSFER_RBW, TRANSFER_FINALIZED | TEMPORARY, then RBW or FINALIZED | one at the end |
+//! | any, from a datanode (no client name) | TEMPORARY, then FINALIZED | none |
+//!
+//! A packet is acknowledged when its data and checksums are in this node's files, those of a packet
+//! with `syncBlock` on its device, and the datanodes below have acknowledged it. The last one waits
+//! for the replica to be FINALIZED.
+//!
+//! Failures: a corrupt packet is answered ERROR_CHECKSUM and ends the stream; a disk that fails ends
+//! it with ERROR; a mirror that fails is reported with every further ack, and the stream goes on. The
+//! peer's disappearance, a stop by a recovery and every other error leave the replica RBW with what
+//! it has, for recovery (a TEMPORARY one is deleted). No write is in flight when the stream ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ringfs_protocol::block::{Block, ExtendedBlock, GenerationStamp};
+use ringfs_protocol::checksum::{ChecksumMismatch, DataChecksum};
+use ringfs_protocol::messages::{
+    BlockConstructionStage, BlockOpResponseProto, DatanodeInfoProto, OpWriteBlockProto, Status,
+};
+use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
+use ringfs_protocol::packet::{HEARTBEAT_SEQNO, OOB_SEQNO, encode_ack};
+use ringfs_protocol::wire::encode_delimited;
+use tracing::{debug, info, warn};
+
+use crate::block_sink::BlockSink;
+use crate::chunk_checksums::{ChunkChecksums, verify_pieces};
+use crate::connection::Connection;
+use crate::error::{DatanodeError, Result};
+use crate::limits::{
+    HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, TIMEOUT_PER_TARGET, WRITE_STREAM_SLABS_MAX,
+};
+use crate::mirror::Mirror;
+use crate::packet_receiver::{Packet, PacketReceiver};
+use crate::peer;
+use crate::replica::Replica;
+use crate::ring::{self, Either, ReceiveMessage, SlabShare, TcpStream};
+use crate::server::TransferServer;
+use crate::transitions::{CreateReplica, ReplicaWriter};
+
+use BlockConstructionStage as Stage;
+
+/// Serves one WRITE_BLOCK to its end; the connection carries nothing afterwards.
+pub async fn serve(
+    server: &TransferServer,
+    connection: &mut Connection,
+    request: OpWriteBlockProto,
+) -> Result<()> {
+    let role = Role::of(&request)?;
+    let writer = match open(server, &request, role).await {
+        Ok(writer) => writer,
+        Err(error) => {
+            warn!(block = %request.header.base_header.block.block_id, peer = connection.peer, %error,
+                "write refused");
+            let reply = setup_reply(error.status(), String::new(), Some(error.to_string()));
+            return if role.has_setup_reply() { connection.send(reply).await } else { Err(error) };
+        }
+    };
+    let (mirror, status, bad_link) = set_up_mirror(server, &request, role).await;
+    if role.has_setup_reply() {
+        let message = (status != Status::Success).then(|| format!("no pipeline to {bad_link}"));
+        let replied = connection.send(setup_reply(status, bad_link, message)).await;
+        if status != Status::Success || replied.is_err() {
+            if let Some(writer) = writer {
+                server.dataset.abandon(writer).await?;
+            }
+            return replied;
+        }
+    }
+    let Some(writer) = writer else { return Ok(()) };
+    let client_checksum = DataChecksum::from_proto(&request.requested_checksum)?;
+    let stream = BlockStream::open(server, &writer, &request, role, client_checksum, mirror).await;
+    match stream {
+        Ok(stream) => stream.run(server, connection, writer).await,
+        Err(error) => {
+            server.dataset.abandon(writer).await?;
+            Err(error)
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// A client's pipeline, with acks.
+    Pipeline(Stage),
+    TransferRbw,
+    TransferFinalized,
+    Replication,
+}
+
+impl Role {
+    fn of(request: &OpWriteBlockProto) -> Result<Self> {
+        if request.header.client_name.is_empty() {
+            return Ok(Self::Replication);
+        }
+        match request.stage() {
+            Stage::TransferRbw => Ok(Self::TransferRbw),
+            Stage::TransferFinalized => Ok(Self::TransferFinalized),
+            stage @ (Stage::DataStreaming | Stage::PipelineClose) => {
+                let why = format!("{stage:?} is no stage to begin with");
+                Err(ringfs_protocol::ProtocolError::malformed("WRITE_BLOCK", why).into())
+            }
+            stage => Ok(Self::Pipeline(stage)),
+        }
+    }
+
+    fn has_setup_reply(self) -> bool {
+        matches!(self, Self::Pipeline(_))
+    }
+}
+
+/// The replica to write to; `None` when there is nothing to write (CLOSE_RECOVERY).
+async fn open(
+    server: &TransferServer,
+    request: &OpWriteBlockProto,
+    role: Role,
+) -> Result<Option<ReplicaWriter>> {
+    let dataset = &server.dataset;
+    let block = ExtendedBlock::from(&request.header.base_header.block);
+    let new_stamp = GenerationStamp(request.latest_generation_stamp);
+    let (min_bytes, max_bytes) = (request.min_bytes_rcvd, request.max_bytes_rcvd);
+    let create = || -> Result<CreateReplica> {
+        Ok(CreateReplica {
+            block: block.clone(),
+            checksum: DataChecksum::from_proto(&request.requested_checksum)?,
+            storage_type: request.storage_type(),
+            storage_id: request.storage_id.clone().filter(|id| !id.is_empty()),
+        })
+    };
+    let writer = match role {
+        Role::Replication => dataset.create_temporary(create()?, false).await?,
+        Role::TransferRbw | Role::TransferFinalized => {
+            dataset.create_temporary(create()?, true).await?
+        }
+        Role::Pipeline(Stage::PipelineSetupAppend) => {
+            dataset.append(&block, new_stamp, min_bytes).await?
+        }
+        Role::Pipeline(Stage::PipelineSetupAppendRecovery) => {
+            dataset.recover_append(&block, new_stamp, min_bytes).await?
+        }
+        Role::Pipeline(Stage::PipelineSetupStreamingRecovery) => {
+            dataset.recover_rbw(&block, new_stamp, min_bytes, max_bytes).await?
+        }
+        Role::Pipeline(Stage::PipelineCloseRecovery) => {
+            dataset.recover_close(&block, new_stamp, min_bytes).await?;
+            return Ok(None);
+        }
+        Role::Pipeline(_) => dataset.create_rbw(create()?).await?,
+    };
+    Ok(Some(writer))
+}
+
+/// Connects the next datanode, if there is one: the mirror, the pipeline's status and, as clients
+/// compare it byte for byte, `ip:port` of the datanode that failed.
+async fn set_up_mirror(
+    server: &TransferServer,
+    request: &OpWriteBlockProto,
+    role: Role,
+) -> (Option<Rc<Mirror>>, Status, String) {
+    let Some(target) = request.targets.first() else {
+        return (None, Status::Success, String::new());
+    };
+    let name = peer::name(&target.id);
+    let patience = server.socket_timeout + TIMEOUT_PER_TARGET * request.targets.len() as u32;
+    match connect_mirror(target, request, role, patience).await {
+        Ok((connection, reply)) => {
+            let status = reply.as_ref().map_or(Status::Success, BlockOpResponseProto::status);
+            let bad_link = reply.and_then(|reply| reply.first_bad_link).unwrap_or_default();
+            (Some(Mirror::new(connection, patience)), status, bad_link)
+        }
+        Err(error) => {
+            server.counters.mirror_errors.add(1);
+            warn!(%error, target = name, "mirror cannot be set up");
+            // A replication goes on for the sake of this node's own replica.
+            let status = if role == Role::Replication { Status::Success } else { Status::Error };
+            (None, status, name)
+        }
+    }
+}
+
+async fn connect_mirror(
+    target: &DatanodeInfoProto,
+    request: &OpWriteBlockProto,
+    role: Role,
+    patience: Duration,
+) -> Result<(Connection, Option<BlockOpResponseProto>)> {
+    let name = peer::name(&target.id);
+    let failed = |why: &str| DatanodeError::Peer { peer: name.clone(), why: why.to_owned() };
+    let address: IpAddr = target.id.ip_addr.parse().map_err(|_| failed("not a numeric address"))?;
+    let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port"))?;
+    let mut connection = Connection::connect(SocketAddr::new(address, port), patience).await?;
+    let mut next = request.clone();
+    next.targets.remove(0);
+    next.storage_type =
+        take_first(&mut next.target_storage_types).or(Some(next.storage_type() as i32));
+    next.storage_id = take_first(&mut next.target_storage_ids);
+    next.pinning = take_first(&mut next.target_pinnings).or(next.pinning);
+    let mut bytes = BytesMut::new();
+    encode_operation(Opcode::WriteBlock, &next, &mut bytes);
+    connection.send(bytes).await?;
+    if !role.has_setup_reply() {
+        return Ok((connection, None));
+    }
+    let reply = connection.expect("reply to WRITE_BLOCK", patience, decode_response).await?;
+    Ok((connection, Some(reply)))
+}
+
+fn take_first<T>(items: &mut Vec<T>) -> Option<T> {
+    if items.is_empty() { None } else { Some(items.remove(0)) }
+}
+
+fn setup_reply(status: Status, first_bad_link: String, message: Option<String>) -> BytesMut {
+    let reply = BlockOpResponseProto {
+        status: status as i32,
+        first_bad_link: Some(first_bad_link),
+        message,
+        ..Default::default()
+    };
+    let mut bytes = BytesMut::new();
+    encode_delimited(&reply, &mut bytes);
+    bytes
+}
+
+/// A packet that waits for its ack.
+#[derive(Clone, Copy, Debug)]
+struct Awaiting {
+    seqno: i64,
+    end: u64,
+    /// The sink's job that must be done for it, beyond `end` being durable.
+    job: u64,
+    is_last: bool,
+    status: Status,
+}
+
+struct BlockStream {
+    block: Block,
+    replica: Arc<Replica>,
+    role: Role,
+    sink: BlockSink,
+    mirror: Option<Rc<Mirror>>,
+    client_checksum: DataChecksum,
+    chunks: RefCell<ChunkChecksums>,
+    receiver: RefCell<PacketReceiver>,
+    share: SlabShare,
+    awaiting: RefCell<VecDeque<Awaiting>>,
+    /// Whether the client asked for a sync with the block's last packet.
+    synced: Cell<bool>,
+    patience: Duration,
+}
+
+impl BlockStream {
+    async fn open(
+        server: &TransferServer,
+        writer: &ReplicaWriter,
+        request: &OpWriteBlockProto,
+        role: Role,
+        client_checksum: DataChecksum,
+        mirror: Option<Rc<Mirror>>,
+    ) -> Result<Self> {
+        let hint = request.header.base_header.block.num_bytes();
+        let chunks = ChunkChecksums::open(writer).await?;
+        let sink = BlockSink::open(writer, chunks.last(), hint, server.counters.clone()).await?;
+        Ok(Self {
+            block: writer.replica.block(),
+            replica: writer.replica.clone(),
+            role,
+            sink,
+            mirror,
+            client_checksum,
+            chunks: RefCell::new(chunks),
+            receiver: RefCell::new(PacketReceiver::new(writer.start_len, hint, client_checksum)),
+            share: ring::pool().share(WRITE_STREAM_SLABS_MAX),
+            awaiting: RefCell::default(),
+            synced: Cell::new(false),
+            patience: server.socket_timeout,
+        })
+    }
+
+    async fn run(
+        self,
+        server: &TransferServer,
+        connection: &mut Connection,
+        writer: ReplicaWriter,
+    ) -> Result<()> {
+        let stopped = writer.stopped();
+        let writer = RefCell::new(Some(writer));
+        let outcome = {
+            let mut disk = pin!(self.sink.run());
+            let work = self.work(server, connection, &writer);
+            let guarded = ring::race(work, stopped);
+            match ring::race(guarded, disk.as_mut()).await {
+                Either::First(worked) => {
+                    self.sink.close();
+                    let drained = disk.await;
+                    match worked {
+                        Either::First(worked) => worked.and(drained),
+                        Either::Second(()) => {
+                            Err(DatanodeError::WriterStopped { block: self.block })
+                        }
+                    }
+                }
+                Either::Second(failed) => {
+                    self.tell_of_failure(&connection.stream.clone()).await;
+                    failed
+                }
+            }
+        };
+        if let Some(mirror) = &self.mirror {
+            mirror.close();
+        }
+        let left = writer.borrow_mut().take();
+        if let Some(mut writer) = left {
+            writer.file_len = self.sink.file_len();
+            server.dataset.abandon(writer).await?;
+        }
+        if let Err(error) = &outcome {
+            info!(block = %self.block, %error, "write ended early");
+        } else {
+            server.counters.blocks_written.add(1);
+        }
+        outcome
+    }
+
+    /// The receiver, the mirror and the acks side by side, until the block is done or fails.
+    async fn work(
+        &self,
+        server: &TransferServer,
+        connection: &mut Connection,
+        writer: &RefCell<Option<ReplicaWriter>>,
+    ) -> Result<()> {
+        let upstream = connection.stream.clone();
+        let receive = self.receive_all(server, connection);
+        let finish = self.finish_all(server, &upstream, writer);
+        let mirror = async {
+            match &self.mirror {
+                Some(mirror) => {
+                    mirror.run(self.role.has_setup_reply(), &self.sink.progress).await;
+                }
+                None => std::future::pending().await,
+            }
+            std::future::pending::<()>().await
+        };
+        let receive_then_wait = async {
+            match receive.await {
+                Ok(()) => std::future::pending().await,
+                Err(error) => error,
+            }
+        };
+        match ring::race(finish, ring::race(receive_then_wait, mirror)).await {
+            Either::First(finished) => finished,
+            Either::Second(Either::First(error)) => Err(error),
+            Either::Second(Either::Second(())) => Ok(()),
+        }
+    }
+
+    /// Receives packets until the last one or a corrupt one.
+    async fn receive_all(
+        &self,
+        server: &TransferServer,
+        connection: &mut Connection,
+    ) -> Result<()> {
+        let mut receiver = self.receiver.borrow_mut();
+        receiver.feed(&connection.received.split());
+        let mut message = ReceiveMessage::new();
+        let mut packets = VecDeque::new();
+        let mut more_in_socket = receiver.has_backlog();
+        loop {
+            self.make_room(&mut receiver).await;
+            receiver.settle(&mut packets)?;
+            server.counters.payload_bytes_copied.add(receiver.take_copied_bytes());
+            while let Some(packet) = packets.pop_front() {
+                if !self.take(server, packet)? {
+                    return Ok(());
+                }
+            }
+            if receiver.has_backlog() && receiver.room_len() < receiver.room_needed() {
+                continue;
+            }
+            if !more_in_socket {
+                self.await_bytes(connection, &mut receiver).await?;
+                self.make_room(&mut receiver).await;
+            }
+            receiver.plan(&mut message);
+            let (received, returned) = connection.stream.receive_message(message).await;
+            message = returned;
+            let received =
+                received.map_err(|error| connection.failed(format!("receiving: {error}")))?;
+            more_in_socket = received.more_in_socket;
+            receiver.received(&mut message, received.count, &mut packets)?;
+            if received.count == 0 {
+                return Err(connection.failed("closed before the block's last packet".to_owned()));
+            }
+        }
+    }
+
+    /// Gives the receiver slabs, so that a whole receive fits; waits only for what it cannot do
+    /// without.
+    async fn make_room(&self, receiver: &mut PacketReceiver) {
+        let needed = receiver.room_needed();
+        while receiver.room_len() < needed.max(RECEIVE_BYTES_MAX) {
+            let taken = match self.share.try_take(1) {
+                Some(slabs) => slabs,
+                None if receiver.room_len() >= needed => return,
+                None => self.share.take(1).await,
+            };
+            for slab in taken {
+                let room = if receiver.room_len() == 0 { self.sink.enter_slab(slab) } else { slab };
+                receiver.add_room(room);
+            }
+        }
+    }
+
+    /// Waits for bytes. The disk flushes meanwhile; a stream that stays silent gives its slabs back.
+    async fn await_bytes(
+        &self,
+        connection: &Connection,
+        receiver: &mut PacketReceiver,
+    ) -> Result<()> {
+        self.sink.set_receiver_waits(true);
+        let closed = |error| connection.failed(format!("receiving: {error}"));
+        let mut waited = Duration::ZERO;
+        loop {
+            match ring::timeout(HALF_PACKET_PATIENCE, connection.stream.readable()).await {
+                Ok(readable) => {
+                    self.sink.set_receiver_waits(false);
+                    return readable.map_err(closed);
+                }
+                Err(_) => waited += HALF_PACKET_PATIENCE,
+            }
+            if self.sink.is_drained() && self.share.held() > 0 {
+                receiver.release();
+                self.sink.leave_slab();
+            }
+            if waited >= self.patience {
+                let seconds = waited.as_secs();
+                return Err(connection.failed(format!("no packet within {seconds} s")));
+            }
+        }
+    }
+
+    /// Passes one packet on; `false` after the last of the stream.
+    fn take(&self, server: &TransferServer, packet: Packet) -> Result<bool> {
+        let header = packet.header;
+        let mut awaiting = Awaiting {
+            seqno: header.seqno,
+            end: packet.end(),
+            job: 0,
+            is_last: header.last_packet_in_block,
+            status: Status::Success,
+        };
+        if header.seqno == HEARTBEAT_SEQNO {
+            self.send_to_mirror(&packet);
+            self.await_ack(Awaiting { end: 0, ..awaiting });
+            return Ok(true);
+        }
+        let mut chunks = self.chunks.borrow_mut();
+        if let Err(mismatch) = self.verify(&packet, &chunks) {
+            server.counters.checksum_errors.add(1);
+            warn!(
+                block = %self.block, seqno = header.seqno, offset = header.offset_in_block,
+                chunk = mismatch.chunk_index, expected = mismatch.expected,
+                computed = mismatch.computed, "corrupt packet"
+            );
+            let status = Status::ErrorChecksum;
+            self.await_ack(Awaiting { end: 0, is_last: true, status, ..awaiting });
+            return Ok(false);
+        }
+        self.send_to_mirror(&packet);
+        server.counters.bytes_written.add(u64::from(header.data_len));
+        if packet.fresh.iter().next().is_some() {
+            let (checksums, first_chunk) = chunks.of(&packet, self.client_checksum);
+            self.replica.set_bytes_received(chunks.end());
+            self.sink.push(packet.fresh.into_iter(), checksums, first_chunk, chunks.last());
+        }
+        if header.sync_block || header.last_packet_in_block {
+            awaiting.job = self.sink.flush(header.sync_block);
+            self.synced.set(header.sync_block && header.last_packet_in_block);
+        }
+        self.await_ack(awaiting);
+        Ok(!header.last_packet_in_block)
+    }
+
+    /// The last datanode verifies for all: the others pass on what they got. A datanode that stores
+    /// other checksums than it received verifies as well, or it would seal what was corrupt.
+    fn verify(
+        &self,
+        packet: &Packet,
+        chunks: &ChunkChecksums,
+    ) -> std::result::Result<(), ChecksumMismatch> {
+        let is_tail = self.mirror.as_ref().is_none_or(|mirror| mirror.has_failed());
+        let must = is_tail || chunks.must_recompute(packet, self.client_checksum);
+        if must && !packet.checksums().is_empty() {
+            verify_pieces(self.client_checksum, packet)?;
+        }
+        Ok(())
+    }
+
+    fn send_to_mirror(&self, packet: &Packet) {
+        if let Some(mirror) = &self.mirror {
+            mirror.push(std::iter::once(packet.head.clone()).chain(packet.data.iter().cloned()));
+        }
+    }
+
+    fn await_ack(&self, awaiting: Awaiting) {
+        self.awaiting.borrow_mut().push_back(awaiting);
+        self.sink.progress.set();
+    }
+
+    /// Acknowledges packets as they are done, or waits for the last one where nobody wants acks.
+    async fn finish_all(
+        &self,
+        server: &TransferServer,
+        upstream: &TcpStream,
+        writer: &RefCell<Option<ReplicaWriter>>,
+    ) -> Result<()> {
+        let mut out = BytesMut::new();
+        loop {
+            let mut last = None;
+            while let Some(done) = self.next_done(&mut out)? {
+                if done.is_last {
+                    if done.status == Status::Success {
+                        self.complete(server, writer).await?;
+                    }
+                    last = Some((done.status, done.seqno));
+                }
+                self.acknowledge(&done, &mut out);
+                if last.is_some() {
+                    break;
+                }
+            }
+            if !out.is_empty() {
+                let (sent, returned) = upstream.send_all(out).await;
+                sent.map_err(DatanodeError::io("sending acks"))?;
+                out = returned;
+            }
+            match last {
+                Some((Status::Success, _)) => return Ok(()),
+                Some((_, seqno)) => {
+                    return Err(DatanodeError::CorruptPacket { block: self.block, seqno });
+                }
+                None => self.sink.progress.changed().await,
+            }
+        }
+    }
+
+    /// The next packet that is done here and below. An out-of-band ack from below goes straight to
+    /// `out`.
+    fn next_done(&self, out: &mut BytesMut) -> Result<Option<Done>> {
+        let mut queue = self.awaiting.borrow_mut();
+        loop {
+            let Some(front) = queue.front() else { return Ok(None) };
+            let is_here = front.end <= self.sink.durable_end()
+                && front.job <= self.sink.jobs_done()
+                || front.status != Status::Success;
+            if !is_here {
+                return Ok(None);
+            }
+            let below = match &self.mirror {
+                Some(_) if front.status != Status::Success => Vec::new(),
+                Some(mirror) if mirror.has_failed() => vec![Status::Error],
+                Some(mirror) if !self.role.has_setup_reply() => {
+                    if front.is_last && !mirror.is_drained() {
+                        return Ok(None);
+                    }
+                    Vec::new()
+                }
+                Some(mirror) => match mirror.next_ack() {
+                    None => return Ok(None),
+                    Some(ack) if ack.seqno == OOB_SEQNO => {
+                        let replies = with_own(Status::Success, &ack.replies);
+                        encode_ack(ack.seqno, &replies, 0, out);
+                        continue;
+                    }
+                    Some(ack) if ack.seqno != front.seqno => {
+                        mirror.fail("an ack out of order");
+                        vec![Status::Error]
+                    }
+                    Some(ack) => ack.replies,
+                },
+                None => Vec::new(),
+            };
+            if below.first() == Some(&Status::ErrorChecksum) {
+                // What was sent from here did not arrive as it was: let the client blame this node.
+                return Err(DatanodeError::CorruptPacket { block: self.block, seqno: front.seqno });
+            }
+            let front = *front;
+            queue.pop_front();
+            let Awaiting { seqno, end, is_last, status, .. } = front;
+            return Ok(Some(Done {
+                seqno,
+                end,
+                is_last,
+                status,
+                replies: with_own(status, &below),
+            }));
+        }
+    }
+
+    /// Readers may count on what every datanode has, from the moment that the client may know it.
+    fn acknowledge(&self, done: &Done, out: &mut BytesMut) {
+        if done.replies.iter().all(|status| *status == Status::Success)
+            && done.end > self.replica.bytes_acked()
+        {
+            self.replica.set_bytes_acked(done.end);
+        }
+        if self.role.has_setup_reply() {
+            encode_ack(done.seqno, &done.replies, 0, out);
+        } else if done.is_last && self.role != Role::Replication {
+            out.extend_from_slice(&setup_reply(done.status, String::new(), None));
+        }
+    }
+
+    /// The block is all here: FINALIZED, or RBW again for a pipeline that goes on.
+    async fn complete(
+        &self,
+        server: &TransferServer,
+        writer: &RefCell<Option<ReplicaWriter>>,
+    ) -> Result<()> {
+        let taken = writer.borrow_mut().take();
+        let Some(mut writer) = taken else { return Ok(()) };
+        writer.file_len = self.sink.file_len();
+        let block = match self.role {
+            Role::TransferRbw => server.dataset.convert_temporary_to_rbw(writer).await?,
+            _ => server.dataset.finalize(writer, self.synced.get(), None).await?,
+        };
+        debug!(%block, "written");
+        Ok(())
+    }
+
+    /// A disk that failed is told of with the oldest packet that waits for it.
+    async fn tell_of_failure(&self, upstream: &TcpStream) {
+        let Some(front) = self.awaiting.borrow().front().copied() else { return };
+        if self.role.has_setup_reply() {
+            let mut out = BytesMut::new();
+            encode_ack(front.seqno, &[Status::Error], 0, &mut out);
+            // Nothing more can be done for a client that is gone.
+            let _ = upstream.send_all(out).await;
+        }
+    }
+}
+
+struct Done {
+    seqno: i64,
+    end: u64,
+    is_last: bool,
+    status: Status,
+    replies: Vec<Status>,
+}
+
+fn with_own(own: Status, below: &[Status]) -> Vec<Status> {
+    std::iter::once(own).chain(below.iter().copied()).collect()
+}
