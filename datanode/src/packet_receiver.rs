@@ -122,7 +122,7 @@ impl Pieces {
         self.first.iter().chain(&self.rest)
     }
 
-    pub fn into_iter(self) -> impl Iterator<Item = Buffer> {
+    pub fn into_buffers(self) -> impl Iterator<Item = Buffer> {
         self.first.into_iter().chain(self.rest)
     }
 }

@@ -255,11 +255,13 @@ struct BlockStream {
     block: Block,
     replica: Arc<Replica>,
     role: Role,
+    start_len: u64,
+    /// The client's idea of how long the block may get.
+    size_hint: u64,
     sink: BlockSink,
     mirror: Option<Rc<Mirror>>,
     client_checksum: DataChecksum,
     chunks: RefCell<ChunkChecksums>,
-    receiver: RefCell<PacketReceiver>,
     share: SlabShare,
     awaiting: RefCell<VecDeque<Awaiting>>,
     /// Whether the client asked for a sync with the block's last packet.
@@ -283,11 +285,12 @@ impl BlockStream {
             block: writer.replica.block(),
             replica: writer.replica.clone(),
             role,
+            start_len: writer.start_len,
+            size_hint: hint,
             sink,
             mirror,
             client_checksum,
             chunks: RefCell::new(chunks),
-            receiver: RefCell::new(PacketReceiver::new(writer.start_len, hint, client_checksum)),
             share: ring::pool().share(WRITE_STREAM_SLABS_MAX),
             awaiting: RefCell::default(),
             synced: Cell::new(false),
@@ -378,7 +381,8 @@ impl BlockStream {
         server: &TransferServer,
         connection: &mut Connection,
     ) -> Result<()> {
-        let mut receiver = self.receiver.borrow_mut();
+        let mut receiver =
+            PacketReceiver::new(self.start_len, self.size_hint, self.client_checksum);
         receiver.feed(&connection.received.split());
         let mut message = ReceiveMessage::new();
         let mut packets = VecDeque::new();
@@ -489,7 +493,7 @@ impl BlockStream {
         if packet.fresh.iter().next().is_some() {
             let (checksums, first_chunk) = chunks.of(&packet, self.client_checksum);
             self.replica.set_bytes_received(chunks.end());
-            self.sink.push(packet.fresh.into_iter(), checksums, first_chunk, chunks.last());
+            self.sink.push(packet.fresh.into_buffers(), checksums, first_chunk, chunks.last());
         }
         if header.sync_block || header.last_packet_in_block {
             awaiting.job = self.sink.flush(header.sync_block);

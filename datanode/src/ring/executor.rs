@@ -429,8 +429,7 @@ impl<T> TaskHandle<T> {
 
 pub fn now() -> Instant {
     let executor = current();
-    let now = executor.driver.borrow().now();
-    now
+    executor.driver.borrow().now()
 }
 
 /// This thread's slabs.
