@@ -30,6 +30,7 @@ use crate::limits::WRITES_IN_FLIGHT_MAX;
 use crate::replica::{OnDisk, Replica};
 use crate::ring::{self, Buffer, BufferMut, Either, File, SECTOR_BYTES, SendMessage, Signal};
 use crate::transitions::ReplicaWriter;
+use crate::volume::SpacePromise;
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
@@ -49,6 +50,9 @@ pub struct BlockSink {
     data: File,
     meta: File,
     counters: Arc<Counters>,
+    promise: Arc<SpacePromise>,
+    /// Whether the files' names are on the device, as a first sync must see to.
+    names_synced: Cell<bool>,
     state: RefCell<State>,
     /// Tells the disk's task of jobs, and of a receiver that waits.
     work: Signal,
@@ -120,6 +124,8 @@ impl BlockSink {
             data: writer.data.clone(),
             meta: writer.meta.clone(),
             counters,
+            promise: writer.promise.clone(),
+            names_synced: Cell::new(false),
             state: RefCell::new(state),
             work: Signal::default(),
             progress: Rc::default(),
@@ -306,6 +312,7 @@ impl BlockSink {
         } else if self.data.allocate(0, allocate_to).await.is_ok() {
             let mut state = self.state.borrow_mut();
             state.file_len = state.file_len.max(allocate_to);
+            self.promise.taken(allocate_to);
         }
     }
 
@@ -324,6 +331,15 @@ impl BlockSink {
         if job.sync {
             self.data.sync_data().await?;
             self.meta.sync_data().await?;
+            if !self.names_synced.replace(true) {
+                ring::fs::sync_dir(
+                    &self
+                        .replica
+                        .volume()
+                        .replica_dir(self.replica.original_state(), self.replica.id()),
+                )
+                .await?;
+            }
         }
         self.replica.set_on_disk(job.on_disk);
         self.durable_end.set(job.on_disk.len);

@@ -173,7 +173,7 @@ impl Dataset {
             checksum,
             start_len: len,
             file_len: len,
-            promise,
+            promise: Arc::new(promise),
             lease: replica.lease_to_writer(),
         })
     }

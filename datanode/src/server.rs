@@ -134,7 +134,7 @@ impl TransferServer {
             Operation::BlockChecksum(request) => self.checksum(connection, &request).await?,
             Operation::TransferBlock(request) => self.transfer(connection, &request).await?,
             Operation::CopyBlock(request) => self.copy(connection, &request).await?,
-            Operation::ReplaceBlock(request) => self.replace(connection, &request).await?,
+            Operation::ReplaceBlock(request) => self.replace(connection, *request).await?,
             Operation::Refused(opcode) => {
                 info!(?opcode, peer = connection.peer, "operation refused");
                 connection.send(refusal(opcode)).await?;
@@ -189,9 +189,12 @@ impl TransferServer {
     async fn replace(
         &self,
         connection: &mut Connection,
-        request: &OpReplaceBlockProto,
+        request: OpReplaceBlockProto,
     ) -> Result<()> {
-        let mut moving = std::pin::pin!(self.moves.replace_block(request));
+        let moves = self.moves.clone();
+        // A task of its own, which goes on to a clean end when its client goes away.
+        let moving = ring::spawn(async move { moves.replace_block(&request).await });
+        let mut moving = std::pin::pin!(moving.join());
         let moved = loop {
             match ring::race(moving.as_mut(), ring::sleep(PROGRESS_INTERVAL)).await {
                 Either::First(moved) => break moved,

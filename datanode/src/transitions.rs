@@ -61,7 +61,7 @@ pub struct ReplicaWriter {
     /// `finalize` truncates where it exceeds the replica's length.
     pub file_len: u64,
     /// To be told how much of the disk the files take ([`SpacePromise::taken`]).
-    pub promise: SpacePromise,
+    pub promise: Arc<SpacePromise>,
     pub(crate) lease: WriterLease,
 }
 
@@ -205,7 +205,7 @@ impl Dataset {
                     checksum,
                     start_len: 0,
                     file_len: 0,
-                    promise,
+                    promise: Arc::new(promise),
                     lease,
                 })
             }

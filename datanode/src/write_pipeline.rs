@@ -642,10 +642,16 @@ impl BlockStream {
         let taken = writer.borrow_mut().take();
         let Some(mut writer) = taken else { return Ok(()) };
         writer.file_len = self.sink.file_len();
-        let block = match self.role {
-            Role::TransferRbw => server.dataset.convert_temporary_to_rbw(writer).await?,
-            _ => server.dataset.finalize(writer, self.synced.get(), None).await?,
-        };
+        let (dataset, synced) = (server.dataset.clone(), self.synced.get());
+        let is_transfer_rbw = self.role == Role::TransferRbw;
+        // A task of its own: a stop of this stream must not cut a transition off half-way.
+        let completion = ring::spawn(async move {
+            match is_transfer_rbw {
+                true => dataset.convert_temporary_to_rbw(writer).await,
+                false => dataset.finalize(writer, synced, None).await,
+            }
+        });
+        let block = completion.join().await?;
         debug!(%block, "written");
         Ok(())
     }
