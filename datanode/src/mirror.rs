@@ -3,14 +3,14 @@
 //!
 //! Packets queue here while one gathered send is under way; the next takes all that have gathered.
 //! Their slabs bound the queue: a mirror that takes nothing stops the receiver. Once it has failed,
-//! the queue is dropped and the stream goes on without it.
+//! the queue is dropped and the stream goes on without it; acks that came before still count.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringfs_protocol::packet::{PipelineAck, decode_ack};
+use ringfs_protocol::packet::{PacketHeader, PipelineAck, decode_ack};
 use tracing::warn;
 
 use crate::connection::Connection;
@@ -28,6 +28,8 @@ pub struct Mirror {
     queued: Signal,
     is_sending: Cell<bool>,
     acks: RefCell<VecDeque<PipelineAck>>,
+    /// The block's last packet, once it is queued: behind its ack the mirror closes, as it should.
+    last_seqno: Cell<Option<i64>>,
     has_failed: Cell<bool>,
 }
 
@@ -42,6 +44,7 @@ impl Mirror {
             queued: Signal::default(),
             is_sending: Cell::new(false),
             acks: RefCell::default(),
+            last_seqno: Cell::new(None),
             has_failed: Cell::new(false),
         })
     }
@@ -51,8 +54,11 @@ impl Mirror {
     }
 
     /// Queues the parts of a packet.
-    pub fn push(&self, parts: impl Iterator<Item = Buffer>) {
+    pub fn push(&self, header: &PacketHeader, parts: impl Iterator<Item = Buffer>) {
         if !self.has_failed() {
+            if header.last_packet_in_block {
+                self.last_seqno.set(Some(header.seqno));
+            }
             self.queue.borrow_mut().extend(parts);
             self.queued.set();
         }
@@ -72,7 +78,6 @@ impl Mirror {
             warn!(mirror = self.name, why, "mirror failed: the stream goes on without it");
         }
         self.queue.borrow_mut().clear();
-        self.acks.borrow_mut().clear();
     }
 
     pub fn close(&self) {
@@ -124,8 +129,12 @@ impl Mirror {
     async fn read_acks(&self, mut connection: Connection, progress: &Signal) -> Result<()> {
         loop {
             let ack = connection.expect("pipeline ack", self.patience, decode_ack).await?;
+            let is_last = self.last_seqno.get() == Some(ack.seqno);
             self.acks.borrow_mut().push_back(ack);
             progress.set();
+            if is_last {
+                return Ok(());
+            }
         }
     }
 }

@@ -520,7 +520,8 @@ impl BlockStream {
 
     fn send_to_mirror(&self, packet: &Packet) {
         if let Some(mirror) = &self.mirror {
-            mirror.push(std::iter::once(packet.head.clone()).chain(packet.data.iter().cloned()));
+            let parts = std::iter::once(packet.head.clone()).chain(packet.data.iter().cloned());
+            mirror.push(&packet.header, parts);
         }
     }
 
@@ -580,7 +581,6 @@ impl BlockStream {
             }
             let below = match &self.mirror {
                 Some(_) if front.status != Status::Success => Vec::new(),
-                Some(mirror) if mirror.has_failed() => vec![Status::Error],
                 Some(mirror) if !self.role.has_setup_reply() => {
                     if front.is_last && !mirror.is_drained() {
                         return Ok(None);
@@ -588,6 +588,7 @@ impl BlockStream {
                     Vec::new()
                 }
                 Some(mirror) => match mirror.next_ack() {
+                    None if mirror.has_failed() => vec![Status::Error],
                     None => return Ok(None),
                     Some(ack) if ack.seqno == OOB_SEQNO => {
                         let replies = with_own(Status::Success, &ack.replies);
