@@ -2,16 +2,23 @@
 //! until the datanode reports them deleted.
 //!
 //! A condemned replica is no location of its block, whatever late reports say, and its datanode is
-//! no target for that block: an order still on its way would delete the new replica.
+//! no target for that block: an order still on its way would delete the new replica. Java's
+//! datanodes confirm deletions after as much as 300 s; where there is no other target, one is taken
+//! for obeyed after [`OBEYED_AFTER_MS`]. An order that was never confirmed is given once more after
+//! [`REPEATED_AFTER_MS`]: the reply that carried it may have been lost.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp};
+
+use crate::limits::{OBEYED_AFTER_MS, REPEATED_AFTER_MS};
 
 #[derive(Debug, Default)]
 pub(crate) struct Invalidations {
     queued: BTreeMap<BlockId, GenerationStamp>,
     ordered: HashMap<BlockId, Ordered>,
+    /// When each order was given, oldest first; those confirmed since are still among them.
+    order_times: VecDeque<(u64, BlockId)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,15 +41,38 @@ impl Invalidations {
         self.queued.get(&id).copied().or_else(ordered)
     }
 
+    /// Whether a replica of `id` was ordered to be deleted so long ago that it must be gone.
+    pub fn is_obeyed(&self, id: BlockId, now_ms: u64) -> bool {
+        !self.queued.contains_key(&id)
+            && self
+                .ordered
+                .get(&id)
+                .is_some_and(|ordered| now_ms.saturating_sub(ordered.at_ms) >= OBEYED_AFTER_MS)
+    }
+
     pub fn take(&mut self, max: usize, now_ms: u64) -> Vec<Block> {
+        self.repeat(now_ms);
         let mut taken = Vec::with_capacity(max.min(self.queued.len()));
         while taken.len() < max
             && let Some((id, generation_stamp)) = self.queued.pop_first()
         {
             self.ordered.insert(id, Ordered { generation_stamp, at_ms: now_ms });
+            self.order_times.push_back((now_ms, id));
             taken.push(Block { id, generation_stamp, num_bytes: 0 });
         }
         taken
+    }
+
+    fn repeat(&mut self, now_ms: u64) {
+        while let Some(&(at_ms, id)) = self.order_times.front()
+            && now_ms.saturating_sub(at_ms) >= REPEATED_AFTER_MS
+        {
+            self.order_times.pop_front();
+            if let Some(ordered) = self.ordered.get(&id).filter(|ordered| ordered.at_ms == at_ms) {
+                self.queued.insert(id, ordered.generation_stamp);
+                self.ordered.remove(&id);
+            }
+        }
     }
 
     /// The replica is gone, or was replaced by a newer one.
@@ -61,9 +91,16 @@ impl Invalidations {
         }
     }
 
-    /// Forgets the orders from before `since_ms` whose replicas a full report no longer has.
-    pub fn retain_reported(&mut self, since_ms: u64, is_reported: impl Fn(BlockId) -> bool) {
-        self.ordered.retain(|id, ordered| ordered.at_ms >= since_ms || is_reported(*id));
+    /// Takes out the orders from before `since_ms` whose replicas a full report no longer has.
+    pub fn take_obeyed(
+        &mut self,
+        since_ms: u64,
+        is_reported: impl Fn(BlockId) -> bool,
+    ) -> Vec<(BlockId, GenerationStamp)> {
+        let obeyed =
+            |id: &BlockId, order: &mut Ordered| order.at_ms < since_ms && !is_reported(*id);
+        let taken = self.ordered.extract_if(obeyed);
+        taken.map(|(id, order)| (id, order.generation_stamp)).collect()
     }
 
     /// Replicas waiting for a heartbeat, or ordered and not confirmed.
@@ -93,6 +130,31 @@ mod tests {
         assert_eq!(invalidations.take(10, 80).len(), 1);
         invalidations.forget(id);
         assert_eq!((invalidations.condemned(id), invalidations.len()), (None, 0));
+    }
+
+    #[test]
+    fn an_order_counts_as_obeyed_some_time_after_it_was_sent() {
+        let mut invalidations = Invalidations::default();
+        let id = BlockId(7);
+        invalidations.condemn(id, GenerationStamp(1001));
+        assert!(!invalidations.is_obeyed(id, OBEYED_AFTER_MS));
+        invalidations.take(10, 5);
+        assert!(!invalidations.is_obeyed(id, 4 + OBEYED_AFTER_MS));
+        assert!(invalidations.is_obeyed(id, 5 + OBEYED_AFTER_MS));
+    }
+
+    #[test]
+    fn an_order_without_confirmation_is_repeated() {
+        let mut invalidations = Invalidations::default();
+        for id in [7, 8] {
+            invalidations.condemn(BlockId(id), GenerationStamp(1001));
+        }
+        assert_eq!(invalidations.take(10, 5).len(), 2);
+        invalidations.forget(BlockId(8));
+        assert!(invalidations.take(10, 4 + REPEATED_AFTER_MS).is_empty());
+        let again = invalidations.take(10, 5 + REPEATED_AFTER_MS);
+        assert_eq!(again.iter().map(|block| block.id).collect::<Vec<_>>(), [BlockId(7)]);
+        assert!(invalidations.take(10, 6 + REPEATED_AFTER_MS).is_empty());
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub mod store;
 mod stored_blocks;
 pub mod user_groups;
 
+#[cfg(test)]
+mod block_manager_tests;
+
 pub use command::NamenodeCommand;
 pub use error::{NamenodeError, Result};
 

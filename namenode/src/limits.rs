@@ -83,3 +83,11 @@ pub const OVERLOADED_STREAMS_MIN: u32 = 16;
 
 /// Pause between two rounds of the block monitor when no work is left over.
 pub const MONITOR_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A datanode has carried out a deletion this long after it was sent, though it did not say so yet:
+/// commands are carried out in order, and three heartbeats have passed by default.
+pub const OBEYED_AFTER_MS: u64 = 10_000;
+
+/// A deletion that the datanode has not confirmed is ordered again after this time: beyond the 300 s
+/// for which Java's datanodes gather their confirmations.
+pub const REPEATED_AFTER_MS: u64 = 900_000;

@@ -17,7 +17,7 @@
 use std::ops::Bound;
 
 use rand::seq::IndexedRandom;
-use ringfs_protocol::block::BlockId;
+use ringfs_protocol::block::{Block, BlockId};
 
 use crate::block_map::BadReplica;
 use crate::datanodes::{NodeIndex, StorageIndex, Transfer};
@@ -56,6 +56,8 @@ impl Replicas {
         let live = self.nodes.live().len();
         if self.safe_mode.progress(self.now_ms, total, live) == Progress::Started {
             self.monitor.started = true;
+            // Datanodes that are about to report spare many copies.
+            self.monitor.round_at_ms = self.now_ms + self.config.redundancy_interval_ms;
             self.monitor.scan = Walk::Behind(None);
         }
         self.sweep_step();
@@ -212,21 +214,17 @@ impl Replicas {
         else {
             return;
         };
-        let taken = self.holders(id);
-        let request = PlacementRequest {
-            count: lacking,
-            block_size: block.num_bytes,
-            writer: None,
-            taken: &taken,
-            favored: &[],
-            no_local_write: false,
-        };
-        let targets = placement::choose(&self.nodes, &request, self.now_ms, &mut self.rng);
+        let mut targets = self.copy_targets(&block, lacking, false);
+        if targets.is_empty() {
+            targets = self.copy_targets(&block, lacking, true);
+        }
         if !targets.is_empty() {
             tracing::debug!(%block, from = %self.nodes.node(source).uuid, copies = targets.len(),
                 "copies ordered");
             for target in &targets {
-                self.nodes.schedule(self.nodes.node_of(*target));
+                let node = self.nodes.node_of(*target);
+                self.nodes.node_mut(node).invalidations.forget(id);
+                self.nodes.schedule(node);
             }
             self.pending.add(id, &targets, self.now_ms);
             self.nodes.node_mut(source).transfers.push_back(Transfer { block, targets });
@@ -249,15 +247,29 @@ impl Replicas {
         from.choose(&mut self.rng).copied()
     }
 
-    /// Datanodes that must not get a copy: they have or await a replica, or are about to delete one.
-    fn holders(&self, id: BlockId) -> Vec<NodeIndex> {
+    /// Storages of datanodes that neither have nor await a replica, nor are about to delete one; if
+    /// `trusting`, those will do that must have deleted theirs.
+    fn copy_targets(&mut self, block: &Block, count: usize, trusting: bool) -> Vec<StorageIndex> {
+        let id = block.id;
         let good = self.map.settled.get(&id).into_iter().flat_map(|settled| &settled.good);
         let bad = self.map.bad_replicas(id).iter().map(|replica| &replica.storage);
-        let storages = good.chain(bad).chain(self.pending.targets(id));
-        let condemned = self.nodes.live().iter().copied();
-        let condemned =
-            condemned.filter(|node| self.nodes.node(*node).invalidations.condemned(id).is_some());
-        storages.map(|storage| self.nodes.node_of(*storage)).chain(condemned).collect()
+        let holding = good.chain(bad).chain(self.pending.targets(id));
+        let condemned = self.nodes.live().iter().copied().filter(|node| {
+            let invalidations = &self.nodes.node(*node).invalidations;
+            invalidations.condemned(id).is_some()
+                && !(trusting && invalidations.is_obeyed(id, self.now_ms))
+        });
+        let taken: Vec<NodeIndex> =
+            holding.map(|storage| self.nodes.node_of(*storage)).chain(condemned).collect();
+        let request = PlacementRequest {
+            count,
+            block_size: block.num_bytes,
+            writer: None,
+            taken: &taken,
+            favored: &[],
+            no_local_write: false,
+        };
+        placement::choose(&self.nodes, &request, self.now_ms, &mut self.rng)
     }
 
     /// Copies that `node` shall make now. Those that have become pointless are called off.

@@ -6,7 +6,7 @@
 
 use std::ops::Bound;
 
-use ringfs_protocol::block::{Block, BlockId, ReplicaState};
+use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
 use ringfs_protocol::block_report::ReportedReplica;
 use ringfs_protocol::messages::{BlockStatus, ReceivedDeletedBlockInfoProto};
 
@@ -16,6 +16,9 @@ use crate::limits::SWEEP_STEP;
 use crate::recent_changes::Change;
 use crate::replica_verdict::{BadReason, Verdict, judge};
 use crate::replicas::Replicas;
+
+/// Of a replica that was lost, whatever its generation stamp was.
+const ANY_STAMP: GenerationStamp = GenerationStamp(u64::MAX);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -130,6 +133,9 @@ impl Replicas {
         gone.sort_unstable();
         for id in gone {
             self.remove_replica(id, storage, None);
+            // Should a report of it still be on its way, it is late.
+            let change = Change { at_ms: self.now_ms, storage, deleted: Some(ANY_STAMP) };
+            self.nodes.owner_mut(storage).recent.record(id, change);
         }
         last
     }
@@ -142,11 +148,14 @@ impl Replicas {
         since_ms: u64,
     ) {
         self.nodes.storage_mut(storage).reported = true;
+        let at_ms = self.now_ms;
         let node = self.nodes.owner_mut(storage);
         if let [_] = node.storages[..] {
             // With several storages another one may report the replica.
             let is_reported = |id: BlockId| reported.binary_search(&id).is_ok();
-            node.invalidations.retain_reported(since_ms, is_reported);
+            for (id, stamp) in node.invalidations.take_obeyed(since_ms, is_reported) {
+                node.recent.record(id, Change { at_ms, storage, deleted: Some(stamp) });
+            }
         }
     }
 
