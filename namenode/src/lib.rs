@@ -47,12 +47,11 @@ pub mod store;
 mod stored_blocks;
 pub mod user_groups;
 
-#[cfg(test)]
-mod block_manager_tests;
-
 pub use command::NamenodeCommand;
 pub use error::{NamenodeError, Result};
 
+#[cfg(test)]
+mod block_manager_tests;
 #[cfg(test)]
 mod file_write_tests;
 #[cfg(test)]

@@ -61,8 +61,9 @@ pub const STORAGES_PER_DATANODE_MAX: usize = 256;
 /// replica takes up to 5 us (a look-up in the store), so others wait 5 ms at most.
 pub const REPORT_STEP: usize = 1000;
 
-/// Blocks of the replica map that a sweep visits at a time, at about 50 ns each.
-pub const SWEEP_STEP: usize = 20_000;
+/// Blocks of the replica map that a sweep visits at a time: at about 50 ns each, and 3 us if one has
+/// lost a replica, so others wait 15 ms at most.
+pub const SWEEP_STEP: usize = 5000;
 
 /// Stored blocks that the scan after safe mode visits at a time, at about 2 us each.
 pub const NAMESPACE_SCAN_STEP: usize = 2000;
