@@ -16,6 +16,8 @@ mod connection;
 pub mod counters;
 #[cfg(test)]
 mod crash_points;
+#[cfg(test)]
+mod data_path_tests;
 mod data_work;
 pub mod dataset;
 mod deletion;

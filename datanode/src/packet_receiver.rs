@@ -207,9 +207,16 @@ impl PacketReceiver {
         self.backlog.len()
     }
 
-    /// Lays out the next receive; the memory travels with the message until `received`.
+    /// Lays out the next receive; the memory travels with the message until `received`. The backlog,
+    /// which comes before it, must be settled.
     pub fn plan(&mut self, message: &mut ReceiveMessage) {
-        self.make_side(self.head_len_expected());
+        debug_assert!(self.backlog.is_empty());
+        // Read off the side area, which then travels with the message.
+        let first = match &self.current.frame {
+            Some(frame) => (frame.prefix_len + frame.checksums_len, frame.data_len),
+            None => self.shape_at(self.end, self.current.head_filled),
+        };
+        self.make_side(first.0);
         self.plan.clear();
         let side = message.push_buffer(std::mem::replace(&mut self.side, Vec::new().into()));
         let mut room = RoomCursor::new(self.room.drain(..), message);
@@ -218,10 +225,7 @@ impl PacketReceiver {
         while self.plan.len() < RECEIVE_PACKETS_MAX && total < RECEIVE_BYTES_MAX {
             let is_current = current.is_some();
             let (head_done, data_done) = current.take().unwrap_or((0, 0));
-            let (head_len, data_len) = match (&self.current.frame, is_current) {
-                (Some(frame), true) => (frame.prefix_len + frame.checksums_len, frame.data_len),
-                _ => self.shape_at(offset, head_done),
-            };
+            let (head_len, data_len) = if is_current { first } else { self.shape_at(offset, 0) };
             if side_at + head_len > message.buffer_len(side) {
                 break;
             }
@@ -296,6 +300,7 @@ impl PacketReceiver {
             let data_bytes = planned.data_bytes.min(count - head_bytes);
             if let Some(repeated) = &mut self.current.repeated {
                 // Received into the room only to be moved: a plan ends with such a packet.
+                self.current.head_filled += head_bytes;
                 let mut from_room = std::mem::take(repeated);
                 self.copy_room(0..data_bytes, &mut from_room);
                 self.copied_bytes += data_bytes as u64;
@@ -514,13 +519,6 @@ impl PacketReceiver {
                 PACKET_LENGTHS_BYTES + usize::from(u16::from_be_bytes([high, low]))
             }
             _ => SHORTEST_PREFIX_BYTES,
-        }
-    }
-
-    fn head_len_expected(&self) -> usize {
-        match self.current.frame {
-            Some(_) => self.head_len_known(),
-            None => self.shape_at(self.end, self.current.head_filled).0,
         }
     }
 

@@ -401,6 +401,11 @@ impl BlockStream {
             }
             if !more_in_socket {
                 self.await_bytes(connection, &mut receiver).await?;
+                if receiver.has_backlog() {
+                    // The wait was long, and the memory given back: what was there comes first.
+                    more_in_socket = true;
+                    continue;
+                }
                 self.make_room(&mut receiver).await;
             }
             receiver.plan(&mut message);
