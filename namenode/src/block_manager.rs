@@ -358,7 +358,7 @@ impl BlockManager {
             corrupt_blocks: replicas.map.bad.len() as u64,
             missing_blocks: replicas.low.missing() as u64,
             missing_replication_one_blocks: replicas.low.missing_single(),
-            blocks_in_future: replicas.from_the_future,
+            blocks_in_future: replicas.from_the_future.len() as u64,
             pending_deletion_blocks: condemned.sum::<usize>() as u64,
             highest_priority_low_redundancy_blocks: replicas.low.highest() as u64,
         }

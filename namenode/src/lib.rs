@@ -57,4 +57,8 @@ mod file_write_tests;
 #[cfg(test)]
 mod namespace_tests;
 #[cfg(test)]
+mod report_order_tests;
+#[cfg(test)]
+mod simulated_datanodes;
+#[cfg(test)]
 mod test_support;

@@ -92,3 +92,6 @@ pub const OBEYED_AFTER_MS: u64 = 10_000;
 /// A deletion that the datanode has not confirmed is ordered again after this time: beyond the 300 s
 /// for which Java's datanodes gather their confirmations.
 pub const REPEATED_AFTER_MS: u64 = 900_000;
+
+/// Blocks from the future that are remembered, to be counted and warned of once: one is too many.
+pub const FUTURE_BLOCKS_MAX: usize = 100_000;

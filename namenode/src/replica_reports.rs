@@ -12,7 +12,7 @@ use ringfs_protocol::messages::{BlockStatus, ReceivedDeletedBlockInfoProto};
 
 use crate::block_map::OpenReplica;
 use crate::datanodes::StorageIndex;
-use crate::limits::SWEEP_STEP;
+use crate::limits::{FUTURE_BLOCKS_MAX, SWEEP_STEP};
 use crate::recent_changes::Change;
 use crate::replica_verdict::{BadReason, Verdict, judge};
 use crate::replicas::Replicas;
@@ -192,8 +192,10 @@ impl Replicas {
             Verdict::Bad(_) | Verdict::Ignored => {}
             Verdict::Unknown => self.condemn(storage, id, block.generation_stamp),
             Verdict::FromTheFuture => {
-                self.from_the_future += 1;
-                tracing::warn!(%block, ?state, "a replica from the future: left alone");
+                if self.from_the_future.len() < FUTURE_BLOCKS_MAX && self.from_the_future.insert(id)
+                {
+                    tracing::warn!(%block, ?state, "a replica from the future: left alone");
+                }
             }
         }
     }

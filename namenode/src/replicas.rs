@@ -41,8 +41,8 @@ pub(crate) struct Replicas {
     pub(crate) monitor: Monitor,
     pub(crate) rng: StdRng,
     pub(crate) now_ms: u64,
-    /// Replicas reported beyond the last generation stamp.
-    pub(crate) from_the_future: u64,
+    /// Blocks reported with stamps beyond the last one given out.
+    pub(crate) from_the_future: BTreeSet<BlockId>,
     /// While a report is applied: the datanode from which a balancer moved the replica.
     pub(crate) delete_hint: Option<NodeIndex>,
     waiters: HashMap<BlockId, Waiters>,
@@ -74,7 +74,7 @@ impl Replicas {
             monitor: Monitor::default(),
             rng: StdRng::seed_from_u64(seed),
             now_ms: 0,
-            from_the_future: 0,
+            from_the_future: BTreeSet::new(),
             delete_hint: None,
             waiters: HashMap::new(),
         }
