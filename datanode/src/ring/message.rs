@@ -56,6 +56,20 @@ impl ReceiveMessage {
         self.buffers[buffer].len()
     }
 
+    /// Receives from memory, as much as there are ranges for.
+    #[cfg(test)]
+    pub fn fill(&mut self, mut bytes: &[u8]) -> usize {
+        let mut count = 0;
+        for part in &self.vectors.iovecs {
+            let (front, rest) = bytes.split_at(bytes.len().min(part.iov_len));
+            // SAFETY: the range is as long, and lies in a buffer that this message holds.
+            unsafe { part.iov_base.cast::<u8>().copy_from(front.as_ptr(), front.len()) };
+            count += front.len();
+            bytes = rest;
+        }
+        count
+    }
+
     /// Takes the buffers out again, in the order in which they were pushed.
     pub fn drain(&mut self) -> impl Iterator<Item = BufferMut> {
         self.vectors.iovecs.clear();
