@@ -302,7 +302,6 @@ impl PacketReceiver {
                 // Received into the room only to be moved: a plan ends with such a packet.
                 self.current.head_filled += head_bytes;
                 let mut from_room = std::mem::take(repeated);
-                self.current.head_filled += head_bytes;
                 self.copy_room(0..data_bytes, &mut from_room);
                 self.copied_bytes += data_bytes as u64;
                 self.current.repeated = Some(from_room);
