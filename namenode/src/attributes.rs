@@ -49,13 +49,10 @@ impl Namesystem {
             let denied = |why: String| Err(NamenodeError::AccessControl(why));
             if !principal.passes_everything() {
                 if owner.as_ref().is_some_and(|owner| *owner != principal.user) {
-                    return denied(format!(
-                        "User {} is not a super user (non-super user cannot change owner).",
-                        principal.user
-                    ));
+                    return denied("Non-super user cannot change owner".to_owned());
                 }
                 if let Some(group) = group.as_ref().filter(|g| !principal.groups.contains(g)) {
-                    return denied(format!("User {} does not belong to {group}", principal.user));
+                    return denied(format!("User does not belong to {group}"));
                 }
             }
             let mut inode = resolved.existing()?.clone();

@@ -184,7 +184,14 @@ impl Namesystem {
         let call = call.clone();
         let what = format!("Cannot create directory {path}");
         self.change(what, move |namesystem, update| {
-            let resolved = namesystem.resolve(update, &call, &path, PathUse::Create)?;
+            let resolved = match namesystem.resolve(update, &call, &path, PathUse::Create) {
+                Err(NamenodeError::ParentNotDirectory(_)) => {
+                    return Err(NamenodeError::ParentNotDirectory(format!(
+                        "Parent path is not a directory: {path}"
+                    )));
+                }
+                resolved => resolved?,
+            };
             match resolved.last() {
                 Some(inode) if inode.is_directory() => return Ok(true),
                 Some(_) => {

@@ -32,7 +32,9 @@ async fn mkdirs_makes_ancestors_and_inherits_the_group() {
     let over_file = ns.mkdirs(&root, "/f".to_owned(), 0o755, true).await;
     assert!(matches!(over_file, Err(E::FileAlreadyExists(_))));
     let below_file = ns.mkdirs(&root, "/f/x".to_owned(), 0o755, true).await;
-    assert!(matches!(below_file, Err(E::ParentNotDirectory(_))), "{below_file:?}");
+    let below_file = below_file.unwrap_err();
+    assert!(matches!(below_file, E::ParentNotDirectory(_)));
+    assert_eq!(below_file.to_string(), "Parent path is not a directory: /f/x");
     for bad in ["relative", "/a//b", "/a/..", "/a:b", "/.reserved"] {
         let result = ns.mkdirs(&root, bad.to_owned(), 0o755, true).await;
         assert!(matches!(result, Err(E::InvalidPath(_))), "{bad}");
@@ -121,6 +123,7 @@ async fn rename_answers_false_where_it_cannot() {
         ("/missing", "/x"),
         ("/", "/x"),
         ("/d", "/d/sub/x"),
+        ("/f", "/f/x"),
         ("/d", "/d"),
         ("/f", "/e"),
         ("/f", "/no/parent"),

@@ -24,7 +24,11 @@ impl Namesystem {
         let caller = call.clone();
         let what = format!("Cannot rename {source}");
         self.change_once(call, what, move |namesystem, update| {
+            let answer = |result| RenameResponseProto { result };
             let from = namesystem.resolve(update, &caller, &source, PathUse::Existing)?;
+            if is_below(&destination, &from) {
+                return Ok(Outcome::Nothing(answer(false)));
+            }
             let to = namesystem.resolve(update, &caller, &destination, PathUse::Create)?;
             let to = match to.last() {
                 Some(inode) if inode.is_directory() && !from.is_root() => {
@@ -34,14 +38,13 @@ impl Namesystem {
             };
             caller.principal.check_parent_write(&from)?;
             caller.principal.check_ancestor_write(&to)?;
-            let answer = |result| RenameResponseProto { result };
             if from.is_root() || from.last().is_none() {
                 return Ok(Outcome::Nothing(answer(false)));
             }
             if from.names == to.names {
                 return Ok(Outcome::Nothing(answer(true)));
             }
-            if to.names.starts_with(&from.names) || to.last().is_some() || to.parent().is_none() {
+            if to.last().is_some() || to.parent().is_none() || to.names.starts_with(&from.names) {
                 return Ok(Outcome::Nothing(answer(false)));
             }
             namesystem.move_entry(update, &from, &to)?;
@@ -124,6 +127,12 @@ impl Namesystem {
         }
         Ok(())
     }
+}
+
+/// Whether a path leads into `top`, which may be a file that nothing can be in.
+fn is_below(path: &str, top: &ResolvedPath) -> bool {
+    let names: Vec<&str> = paths::components(path).collect();
+    names.len() > top.names.len() && names.iter().zip(&top.names).all(|(a, b)| a == b)
 }
 
 fn check_paths(source: &str, destination: &str) -> Result<()> {
