@@ -21,6 +21,8 @@ pub struct Counters {
     pub blocks_read: Counter,
     pub bytes_written: Counter,
     pub bytes_read: Counter,
+    /// Of the bytes written, those of volumes without O_DIRECT, which went through the page cache.
+    pub bytes_written_buffered: Counter,
     /// Payload that a wrong prediction of the next packets made us move.
     pub payload_bytes_copied: Counter,
     /// Bytes of last sectors, copied to be padded for a flush and to go on after it: below

@@ -495,6 +495,9 @@ impl BlockStream {
         }
         self.send_to_mirror(&packet);
         server.counters.bytes_written.add(u64::from(header.data_len));
+        if !self.replica.volume().direct_io() {
+            server.counters.bytes_written_buffered.add(u64::from(header.data_len));
+        }
         if packet.fresh.iter().next().is_some() {
             let (checksums, first_chunk) = chunks.of(&packet, self.client_checksum);
             self.replica.set_bytes_received(chunks.end());

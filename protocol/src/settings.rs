@@ -183,11 +183,6 @@ settings! {
         "Memory for blocks on their way between network and disk, of all streams together";
     RINGFS_DATANODE_DATA_THREADS: Integer, "ringfs.datanode.data.threads" = "0",
         "Threads that carry block streams; 0 for one per core";
-    DFS_DATANODE_FAILED_VOLUMES_TOLERATED: Integer, "dfs.datanode.failed.volumes.tolerated" = "0",
-        "Volumes that may fail before the datanode stops";
-    DFS_DATANODE_BALANCE_BANDWIDTH_PER_SEC: Bytes,
-        "dfs.datanode.balance.bandwidthPerSec" = "100m",
-        "Bytes a second that balancing may use", was "dfs.balance.bandwidthPerSec";
     DFS_DATANODE_SOCKET_REUSE_KEEPALIVE: Millis, "dfs.datanode.socket.reuse.keepalive" = "4000",
         "Time for which a connection waits for its next operation";
     DFS_BLOCKREPORT_INTERVAL_MSEC: Millis, "dfs.blockreport.intervalMsec" = "21600000",
@@ -196,9 +191,6 @@ settings! {
         "The first full block report comes at random within this time";
     DFS_BLOCKREPORT_SPLIT_THRESHOLD: Integer, "dfs.blockreport.split.threshold" = "1000000",
         "Blocks beyond which each volume is reported in a message of its own";
-    DFS_BLOCKREPORT_INCREMENTAL_INTERVAL_MSEC: Millis,
-        "dfs.blockreport.incremental.intervalMsec" = "0",
-        "Time for which received and deleted blocks are gathered before they are reported";
 
     // Clients, and datanodes as clients of each other.
     DFS_USER_HOME_DIR_PREFIX: Text, "dfs.user.home.dir.prefix" = "/user",
