@@ -55,6 +55,8 @@ mod block_manager_tests;
 #[cfg(test)]
 mod file_write_tests;
 #[cfg(test)]
+mod namespace_model_tests;
+#[cfg(test)]
 mod namespace_tests;
 #[cfg(test)]
 mod report_order_tests;
