@@ -31,8 +31,12 @@ mod java_properties;
 pub mod limits;
 mod mirror;
 mod namenode_link;
-pub mod packet_receiver;
+mod packet_receiver;
+#[cfg(test)]
+mod packet_receiver_tests;
 mod peer;
+mod pipeline_acks;
+mod pipeline_setup;
 mod process;
 mod reopening;
 pub mod replica;

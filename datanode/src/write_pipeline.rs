@@ -25,39 +25,30 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use ringfs_protocol::block::{Block, ExtendedBlock, GenerationStamp};
+use ringfs_protocol::block::Block;
 use ringfs_protocol::checksum::{ChecksumMismatch, DataChecksum};
-use ringfs_protocol::messages::{
-    BlockConstructionStage, BlockOpResponseProto, DatanodeInfoProto, OpWriteBlockProto, Status,
-};
-use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
-use ringfs_protocol::packet::{HEARTBEAT_SEQNO, OOB_SEQNO, encode_ack};
-use ringfs_protocol::wire::encode_delimited;
-use tracing::{debug, info, warn};
+use ringfs_protocol::messages::{OpWriteBlockProto, Status};
+use ringfs_protocol::packet::HEARTBEAT_SEQNO;
+use tracing::{info, warn};
 
 use crate::block_sink::BlockSink;
 use crate::chunk_checksums::{ChunkChecksums, verify_pieces};
 use crate::connection::Connection;
 use crate::error::{DatanodeError, Result};
-use crate::limits::{
-    HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, TIMEOUT_PER_TARGET, WRITE_STREAM_SLABS_MAX,
-};
+use crate::limits::{HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, WRITE_STREAM_SLABS_MAX};
 use crate::mirror::Mirror;
 use crate::packet_receiver::{Packet, PacketReceiver};
-use crate::peer;
+use crate::pipeline_acks::Awaiting;
+use crate::pipeline_setup::{Role, open, set_up_mirror, setup_reply};
 use crate::replica::Replica;
-use crate::ring::{self, Either, ReceiveMessage, SlabShare, TcpStream};
+use crate::ring::{self, Either, ReceiveMessage, SlabShare};
 use crate::server::TransferServer;
-use crate::transitions::{CreateReplica, ReplicaWriter};
-
-use BlockConstructionStage as Stage;
+use crate::transitions::ReplicaWriter;
 
 /// Serves one WRITE_BLOCK to its end; the connection carries nothing afterwards.
 pub async fn serve(
@@ -98,174 +89,21 @@ pub async fn serve(
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// A client's pipeline, with acks.
-    Pipeline(Stage),
-    TransferRbw,
-    TransferFinalized,
-    Replication,
-}
-
-impl Role {
-    fn of(request: &OpWriteBlockProto) -> Result<Self> {
-        if request.header.client_name.is_empty() {
-            return Ok(Self::Replication);
-        }
-        match request.stage() {
-            Stage::TransferRbw => Ok(Self::TransferRbw),
-            Stage::TransferFinalized => Ok(Self::TransferFinalized),
-            stage @ (Stage::DataStreaming | Stage::PipelineClose) => {
-                let why = format!("{stage:?} is no stage to begin with");
-                Err(ringfs_protocol::ProtocolError::malformed("WRITE_BLOCK", why).into())
-            }
-            stage => Ok(Self::Pipeline(stage)),
-        }
-    }
-
-    fn has_setup_reply(self) -> bool {
-        matches!(self, Self::Pipeline(_))
-    }
-}
-
-/// The replica to write to; `None` when there is nothing to write (CLOSE_RECOVERY).
-async fn open(
-    server: &TransferServer,
-    request: &OpWriteBlockProto,
-    role: Role,
-) -> Result<Option<ReplicaWriter>> {
-    let dataset = &server.dataset;
-    let block = ExtendedBlock::from(&request.header.base_header.block);
-    let new_stamp = GenerationStamp(request.latest_generation_stamp);
-    let (min_bytes, max_bytes) = (request.min_bytes_rcvd, request.max_bytes_rcvd);
-    let create = || -> Result<CreateReplica> {
-        Ok(CreateReplica {
-            block: block.clone(),
-            checksum: DataChecksum::from_proto(&request.requested_checksum)?,
-            storage_type: request.storage_type(),
-            storage_id: request.storage_id.clone().filter(|id| !id.is_empty()),
-        })
-    };
-    let writer = match role {
-        Role::Replication => dataset.create_temporary(create()?, false).await?,
-        Role::TransferRbw | Role::TransferFinalized => {
-            dataset.create_temporary(create()?, true).await?
-        }
-        Role::Pipeline(Stage::PipelineSetupAppend) => {
-            dataset.append(&block, new_stamp, min_bytes).await?
-        }
-        Role::Pipeline(Stage::PipelineSetupAppendRecovery) => {
-            dataset.recover_append(&block, new_stamp, min_bytes).await?
-        }
-        Role::Pipeline(Stage::PipelineSetupStreamingRecovery) => {
-            dataset.recover_rbw(&block, new_stamp, min_bytes, max_bytes).await?
-        }
-        Role::Pipeline(Stage::PipelineCloseRecovery) => {
-            dataset.recover_close(&block, new_stamp, min_bytes).await?;
-            return Ok(None);
-        }
-        Role::Pipeline(_) => dataset.create_rbw(create()?).await?,
-    };
-    Ok(Some(writer))
-}
-
-/// Connects the next datanode, if there is one: the mirror, the pipeline's status and, as clients
-/// compare it byte for byte, `ip:port` of the datanode that failed.
-async fn set_up_mirror(
-    server: &TransferServer,
-    request: &OpWriteBlockProto,
-    role: Role,
-) -> (Option<Rc<Mirror>>, Status, String) {
-    let Some(target) = request.targets.first() else {
-        return (None, Status::Success, String::new());
-    };
-    let name = peer::name(&target.id);
-    let patience = server.socket_timeout + TIMEOUT_PER_TARGET * request.targets.len() as u32;
-    match connect_mirror(target, request, role, patience).await {
-        Ok((connection, reply)) => {
-            let status = reply.as_ref().map_or(Status::Success, BlockOpResponseProto::status);
-            let bad_link = reply.and_then(|reply| reply.first_bad_link).unwrap_or_default();
-            (Some(Mirror::new(connection, patience)), status, bad_link)
-        }
-        Err(error) => {
-            server.counters.mirror_errors.add(1);
-            warn!(%error, target = name, "mirror cannot be set up");
-            // A replication goes on for the sake of this node's own replica.
-            let status = if role == Role::Replication { Status::Success } else { Status::Error };
-            (None, status, name)
-        }
-    }
-}
-
-async fn connect_mirror(
-    target: &DatanodeInfoProto,
-    request: &OpWriteBlockProto,
-    role: Role,
-    patience: Duration,
-) -> Result<(Connection, Option<BlockOpResponseProto>)> {
-    let name = peer::name(&target.id);
-    let failed = |why: &str| DatanodeError::Peer { peer: name.clone(), why: why.to_owned() };
-    let address: IpAddr = target.id.ip_addr.parse().map_err(|_| failed("not a numeric address"))?;
-    let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port"))?;
-    let mut connection = Connection::connect(SocketAddr::new(address, port), patience).await?;
-    let mut next = request.clone();
-    next.targets.remove(0);
-    next.storage_type =
-        take_first(&mut next.target_storage_types).or(Some(next.storage_type() as i32));
-    next.storage_id = take_first(&mut next.target_storage_ids);
-    next.pinning = take_first(&mut next.target_pinnings).or(next.pinning);
-    let mut bytes = BytesMut::new();
-    encode_operation(Opcode::WriteBlock, &next, &mut bytes);
-    connection.send(bytes).await?;
-    if !role.has_setup_reply() {
-        return Ok((connection, None));
-    }
-    let reply = connection.expect("reply to WRITE_BLOCK", patience, decode_response).await?;
-    Ok((connection, Some(reply)))
-}
-
-fn take_first<T>(items: &mut Vec<T>) -> Option<T> {
-    if items.is_empty() { None } else { Some(items.remove(0)) }
-}
-
-fn setup_reply(status: Status, first_bad_link: String, message: Option<String>) -> BytesMut {
-    let reply = BlockOpResponseProto {
-        status: status as i32,
-        first_bad_link: Some(first_bad_link),
-        message,
-        ..Default::default()
-    };
-    let mut bytes = BytesMut::new();
-    encode_delimited(&reply, &mut bytes);
-    bytes
-}
-
-/// A packet that waits for its ack.
-#[derive(Clone, Copy, Debug)]
-struct Awaiting {
-    seqno: i64,
-    end: u64,
-    /// The sink's job that must be done for it, beyond `end` being durable.
-    job: u64,
-    is_last: bool,
-    status: Status,
-}
-
-struct BlockStream {
-    block: Block,
-    replica: Arc<Replica>,
-    role: Role,
+pub struct BlockStream {
+    pub(crate) block: Block,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) role: Role,
     start_len: u64,
     /// The client's idea of how long the block may get.
     size_hint: u64,
-    sink: BlockSink,
-    mirror: Option<Rc<Mirror>>,
+    pub(crate) sink: BlockSink,
+    pub(crate) mirror: Option<Rc<Mirror>>,
     client_checksum: DataChecksum,
     chunks: RefCell<ChunkChecksums>,
     share: SlabShare,
-    awaiting: RefCell<VecDeque<Awaiting>>,
+    pub(crate) awaiting: RefCell<VecDeque<Awaiting>>,
     /// Whether the client asked for a sync with the block's last packet.
-    synced: Cell<bool>,
+    pub(crate) synced: Cell<bool>,
     patience: Duration,
 }
 
@@ -532,159 +370,4 @@ impl BlockStream {
             mirror.push(&packet.header, parts);
         }
     }
-
-    fn await_ack(&self, awaiting: Awaiting) {
-        self.awaiting.borrow_mut().push_back(awaiting);
-        self.sink.progress.set();
-    }
-
-    /// Acknowledges packets as they are done, or waits for the last one where nobody wants acks.
-    async fn finish_all(
-        &self,
-        server: &TransferServer,
-        upstream: &TcpStream,
-        writer: &RefCell<Option<ReplicaWriter>>,
-    ) -> Result<()> {
-        let mut out = BytesMut::new();
-        loop {
-            let mut last = None;
-            while let Some(done) = self.next_done(&mut out)? {
-                if done.is_last {
-                    if done.status == Status::Success {
-                        self.complete(server, writer).await?;
-                    }
-                    last = Some((done.status, done.seqno));
-                }
-                self.acknowledge(&done, &mut out);
-                if last.is_some() {
-                    break;
-                }
-            }
-            if !out.is_empty() {
-                let (sent, returned) = upstream.send_all(out).await;
-                sent.map_err(DatanodeError::io("sending acks"))?;
-                out = returned;
-            }
-            match last {
-                Some((Status::Success, _)) => return Ok(()),
-                Some((_, seqno)) => {
-                    return Err(DatanodeError::CorruptPacket { block: self.block, seqno });
-                }
-                None => self.sink.progress.changed().await,
-            }
-        }
-    }
-
-    /// The next packet that is done here and below. An out-of-band ack from below goes straight to
-    /// `out`.
-    fn next_done(&self, out: &mut BytesMut) -> Result<Option<Done>> {
-        let mut queue = self.awaiting.borrow_mut();
-        loop {
-            let Some(front) = queue.front() else { return Ok(None) };
-            let is_here = front.end <= self.sink.durable_end()
-                && front.job <= self.sink.jobs_done()
-                || front.status != Status::Success;
-            if !is_here {
-                return Ok(None);
-            }
-            let below = match &self.mirror {
-                Some(_) if front.status != Status::Success => Vec::new(),
-                Some(mirror) if !self.role.has_setup_reply() => {
-                    if front.is_last && !mirror.is_drained() {
-                        return Ok(None);
-                    }
-                    Vec::new()
-                }
-                Some(mirror) => match mirror.next_ack() {
-                    None if mirror.has_failed() => vec![Status::Error],
-                    None => return Ok(None),
-                    Some(ack) if ack.seqno == OOB_SEQNO => {
-                        let replies = with_own(Status::Success, &ack.replies);
-                        encode_ack(ack.seqno, &replies, 0, out);
-                        continue;
-                    }
-                    Some(ack) if ack.seqno != front.seqno => {
-                        mirror.fail("an ack out of order");
-                        vec![Status::Error]
-                    }
-                    Some(ack) => ack.replies,
-                },
-                None => Vec::new(),
-            };
-            if below.first() == Some(&Status::ErrorChecksum) {
-                // What was sent from here did not arrive as it was: let the client blame this node.
-                return Err(DatanodeError::CorruptPacket { block: self.block, seqno: front.seqno });
-            }
-            let front = *front;
-            queue.pop_front();
-            let Awaiting { seqno, end, is_last, status, .. } = front;
-            return Ok(Some(Done {
-                seqno,
-                end,
-                is_last,
-                status,
-                replies: with_own(status, &below),
-            }));
-        }
-    }
-
-    /// Readers may count on what every datanode has, from the moment that the client may know it.
-    fn acknowledge(&self, done: &Done, out: &mut BytesMut) {
-        if done.replies.iter().all(|status| *status == Status::Success)
-            && done.end > self.replica.bytes_acked()
-        {
-            self.replica.set_bytes_acked(done.end);
-        }
-        if self.role.has_setup_reply() {
-            encode_ack(done.seqno, &done.replies, 0, out);
-        } else if done.is_last && self.role != Role::Replication {
-            out.extend_from_slice(&setup_reply(done.status, String::new(), None));
-        }
-    }
-
-    /// The block is all here: FINALIZED, or RBW again for a pipeline that goes on.
-    async fn complete(
-        &self,
-        server: &TransferServer,
-        writer: &RefCell<Option<ReplicaWriter>>,
-    ) -> Result<()> {
-        let taken = writer.borrow_mut().take();
-        let Some(mut writer) = taken else { return Ok(()) };
-        writer.file_len = self.sink.file_len();
-        let (dataset, synced) = (server.dataset.clone(), self.synced.get());
-        let is_transfer_rbw = self.role == Role::TransferRbw;
-        // A task of its own: a stop of this stream must not cut a transition off half-way.
-        let completion = ring::spawn(async move {
-            match is_transfer_rbw {
-                true => dataset.convert_temporary_to_rbw(writer).await,
-                false => dataset.finalize(writer, synced, None).await,
-            }
-        });
-        let block = completion.join().await?;
-        debug!(%block, "written");
-        Ok(())
-    }
-
-    /// A disk that failed is told of with the oldest packet that waits for it.
-    async fn tell_of_failure(&self, upstream: &TcpStream) {
-        let Some(front) = self.awaiting.borrow().front().copied() else { return };
-        if self.role.has_setup_reply() {
-            let mut out = BytesMut::new();
-            encode_ack(front.seqno, &[Status::Error], 0, &mut out);
-            // Nothing more can be done for a client that is gone.
-            let _ = upstream.send_all(out).await;
-        }
-    }
-}
-
-struct Done {
-    seqno: i64,
-    end: u64,
-    is_last: bool,
-    status: Status,
-    replies: Vec<Status>,
-}
-
-fn with_own(own: Status, below: &[Status]) -> Vec<Status> {
-    std::iter::once(own).chain(below.iter().copied()).collect()
 }

@@ -1,0 +1,184 @@
+//! The end of every packet: its ack, once it is stored here and below, in the order of arrival; and
+//! with the last one the end of the block.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+use ringfs_protocol::messages::Status;
+use ringfs_protocol::packet::{OOB_SEQNO, encode_ack};
+use tracing::debug;
+
+use crate::error::{DatanodeError, Result};
+use crate::pipeline_setup::{Role, setup_reply};
+use crate::ring::{self, TcpStream};
+use crate::server::TransferServer;
+use crate::transitions::ReplicaWriter;
+use crate::write_pipeline::BlockStream;
+
+/// A packet that waits for its ack.
+#[derive(Clone, Copy, Debug)]
+pub struct Awaiting {
+    pub seqno: i64,
+    pub end: u64,
+    /// The sink's job that must be done for it, beyond `end` being durable.
+    pub job: u64,
+    pub is_last: bool,
+    pub status: Status,
+}
+
+struct Done {
+    seqno: i64,
+    end: u64,
+    is_last: bool,
+    status: Status,
+    replies: Vec<Status>,
+}
+
+impl BlockStream {
+    pub(crate) fn await_ack(&self, awaiting: Awaiting) {
+        self.awaiting.borrow_mut().push_back(awaiting);
+        self.sink.progress.set();
+    }
+
+    /// Acknowledges packets as they are done, or waits for the last one where nobody wants acks.
+    pub(crate) async fn finish_all(
+        &self,
+        server: &TransferServer,
+        upstream: &TcpStream,
+        writer: &RefCell<Option<ReplicaWriter>>,
+    ) -> Result<()> {
+        let mut out = BytesMut::new();
+        loop {
+            let mut last = None;
+            while let Some(done) = self.next_done(&mut out)? {
+                if done.is_last {
+                    if done.status == Status::Success {
+                        self.complete(server, writer).await?;
+                    }
+                    last = Some((done.status, done.seqno));
+                }
+                self.acknowledge(&done, &mut out);
+                if last.is_some() {
+                    break;
+                }
+            }
+            if !out.is_empty() {
+                let (sent, returned) = upstream.send_all(out).await;
+                sent.map_err(DatanodeError::io("sending acks"))?;
+                out = returned;
+            }
+            match last {
+                Some((Status::Success, _)) => return Ok(()),
+                Some((_, seqno)) => {
+                    return Err(DatanodeError::CorruptPacket { block: self.block, seqno });
+                }
+                None => self.sink.progress.changed().await,
+            }
+        }
+    }
+
+    /// The next packet that is done here and below. An out-of-band ack from below goes straight to
+    /// `out`.
+    fn next_done(&self, out: &mut BytesMut) -> Result<Option<Done>> {
+        let mut queue = self.awaiting.borrow_mut();
+        loop {
+            let Some(front) = queue.front() else { return Ok(None) };
+            let is_here = front.end <= self.sink.durable_end()
+                && front.job <= self.sink.jobs_done()
+                || front.status != Status::Success;
+            if !is_here {
+                return Ok(None);
+            }
+            let below = match &self.mirror {
+                Some(_) if front.status != Status::Success => Vec::new(),
+                Some(mirror) if !self.role.has_setup_reply() => {
+                    if front.is_last && !mirror.is_drained() {
+                        return Ok(None);
+                    }
+                    Vec::new()
+                }
+                Some(mirror) => match mirror.next_ack() {
+                    None if mirror.has_failed() => vec![Status::Error],
+                    None => return Ok(None),
+                    Some(ack) if ack.seqno == OOB_SEQNO => {
+                        let replies = with_own(Status::Success, &ack.replies);
+                        encode_ack(ack.seqno, &replies, 0, out);
+                        continue;
+                    }
+                    Some(ack) if ack.seqno != front.seqno => {
+                        mirror.fail("an ack out of order");
+                        vec![Status::Error]
+                    }
+                    Some(ack) => ack.replies,
+                },
+                None => Vec::new(),
+            };
+            if below.first() == Some(&Status::ErrorChecksum) {
+                // What was sent from here did not arrive as it was: let the client blame this node.
+                return Err(DatanodeError::CorruptPacket { block: self.block, seqno: front.seqno });
+            }
+            let front = *front;
+            queue.pop_front();
+            let Awaiting { seqno, end, is_last, status, .. } = front;
+            return Ok(Some(Done {
+                seqno,
+                end,
+                is_last,
+                status,
+                replies: with_own(status, &below),
+            }));
+        }
+    }
+
+    /// Readers may count on what every datanode has, from the moment that the client may know it.
+    fn acknowledge(&self, done: &Done, out: &mut BytesMut) {
+        if done.replies.iter().all(|status| *status == Status::Success)
+            && done.end > self.replica.bytes_acked()
+        {
+            self.replica.set_bytes_acked(done.end);
+        }
+        if self.role.has_setup_reply() {
+            encode_ack(done.seqno, &done.replies, 0, out);
+        } else if done.is_last && self.role != Role::Replication {
+            out.extend_from_slice(&setup_reply(done.status, String::new(), None));
+        }
+    }
+
+    /// The block is all here: FINALIZED, or RBW again for a pipeline that goes on.
+    async fn complete(
+        &self,
+        server: &TransferServer,
+        writer: &RefCell<Option<ReplicaWriter>>,
+    ) -> Result<()> {
+        let taken = writer.borrow_mut().take();
+        let Some(mut writer) = taken else { return Ok(()) };
+        writer.file_len = self.sink.file_len();
+        let (dataset, synced) = (server.dataset.clone(), self.synced.get());
+        let is_transfer_rbw = self.role == Role::TransferRbw;
+        // A task of its own: a stop of this stream must not cut a transition off half-way.
+        let completion = ring::spawn(async move {
+            match is_transfer_rbw {
+                true => dataset.convert_temporary_to_rbw(writer).await,
+                false => dataset.finalize(writer, synced, None).await,
+            }
+        });
+        let block = completion.join().await?;
+        debug!(%block, "written");
+        Ok(())
+    }
+
+    /// A disk that failed is told of with the oldest packet that waits for it.
+    pub(crate) async fn tell_of_failure(&self, upstream: &TcpStream) {
+        let Some(front) = self.awaiting.borrow().front().copied() else { return };
+        if self.role.has_setup_reply() {
+            let mut out = BytesMut::new();
+            encode_ack(front.seqno, &[Status::Error], 0, &mut out);
+            // Nothing more can be done for a client that is gone.
+            let _ = upstream.send_all(out).await;
+        }
+    }
+}
+
+fn with_own(own: Status, below: &[Status]) -> Vec<Status> {
+    std::iter::once(own).chain(below.iter().copied()).collect()
+}

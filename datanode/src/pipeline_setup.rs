@@ -1,0 +1,168 @@
+//! The beginning of a WRITE_BLOCK: what this datanode is in it, the replica it writes, the datanode
+//! that comes next, and the reply that tells the client of both.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ringfs_protocol::block::{ExtendedBlock, GenerationStamp};
+use ringfs_protocol::checksum::DataChecksum;
+use ringfs_protocol::messages::{
+    BlockConstructionStage, BlockOpResponseProto, DatanodeInfoProto, OpWriteBlockProto, Status,
+};
+use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
+use ringfs_protocol::wire::encode_delimited;
+use tracing::warn;
+
+use crate::connection::Connection;
+use crate::error::{DatanodeError, Result};
+use crate::limits::TIMEOUT_PER_TARGET;
+use crate::mirror::Mirror;
+use crate::peer;
+use crate::server::TransferServer;
+use crate::transitions::{CreateReplica, ReplicaWriter};
+
+use BlockConstructionStage as Stage;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A client's pipeline, with acks.
+    Pipeline(Stage),
+    TransferRbw,
+    TransferFinalized,
+    Replication,
+}
+
+impl Role {
+    pub fn of(request: &OpWriteBlockProto) -> Result<Self> {
+        if request.header.client_name.is_empty() {
+            return Ok(Self::Replication);
+        }
+        match request.stage() {
+            Stage::TransferRbw => Ok(Self::TransferRbw),
+            Stage::TransferFinalized => Ok(Self::TransferFinalized),
+            stage @ (Stage::DataStreaming | Stage::PipelineClose) => {
+                let why = format!("{stage:?} is no stage to begin with");
+                Err(ringfs_protocol::ProtocolError::malformed("WRITE_BLOCK", why).into())
+            }
+            stage => Ok(Self::Pipeline(stage)),
+        }
+    }
+
+    pub fn has_setup_reply(self) -> bool {
+        matches!(self, Self::Pipeline(_))
+    }
+}
+
+/// The replica to write to; `None` when there is nothing to write (CLOSE_RECOVERY).
+pub async fn open(
+    server: &TransferServer,
+    request: &OpWriteBlockProto,
+    role: Role,
+) -> Result<Option<ReplicaWriter>> {
+    let dataset = &server.dataset;
+    let block = ExtendedBlock::from(&request.header.base_header.block);
+    let new_stamp = GenerationStamp(request.latest_generation_stamp);
+    let (min_bytes, max_bytes) = (request.min_bytes_rcvd, request.max_bytes_rcvd);
+    let create = || -> Result<CreateReplica> {
+        Ok(CreateReplica {
+            block: block.clone(),
+            checksum: DataChecksum::from_proto(&request.requested_checksum)?,
+            storage_type: request.storage_type(),
+            storage_id: request.storage_id.clone().filter(|id| !id.is_empty()),
+        })
+    };
+    let writer = match role {
+        Role::Replication => dataset.create_temporary(create()?, false).await?,
+        Role::TransferRbw | Role::TransferFinalized => {
+            dataset.create_temporary(create()?, true).await?
+        }
+        Role::Pipeline(Stage::PipelineSetupAppend) => {
+            dataset.append(&block, new_stamp, min_bytes).await?
+        }
+        Role::Pipeline(Stage::PipelineSetupAppendRecovery) => {
+            dataset.recover_append(&block, new_stamp, min_bytes).await?
+        }
+        Role::Pipeline(Stage::PipelineSetupStreamingRecovery) => {
+            dataset.recover_rbw(&block, new_stamp, min_bytes, max_bytes).await?
+        }
+        Role::Pipeline(Stage::PipelineCloseRecovery) => {
+            dataset.recover_close(&block, new_stamp, min_bytes).await?;
+            return Ok(None);
+        }
+        Role::Pipeline(_) => dataset.create_rbw(create()?).await?,
+    };
+    Ok(Some(writer))
+}
+
+/// Connects the next datanode, if there is one: the mirror, the pipeline's status and, as clients
+/// compare it byte for byte, `ip:port` of the datanode that failed.
+pub async fn set_up_mirror(
+    server: &TransferServer,
+    request: &OpWriteBlockProto,
+    role: Role,
+) -> (Option<Rc<Mirror>>, Status, String) {
+    let Some(target) = request.targets.first() else {
+        return (None, Status::Success, String::new());
+    };
+    let name = peer::name(&target.id);
+    let patience = server.socket_timeout + TIMEOUT_PER_TARGET * request.targets.len() as u32;
+    match connect_mirror(target, request, role, patience).await {
+        Ok((connection, reply)) => {
+            let status = reply.as_ref().map_or(Status::Success, BlockOpResponseProto::status);
+            let bad_link = reply.and_then(|reply| reply.first_bad_link).unwrap_or_default();
+            (Some(Mirror::new(connection, patience)), status, bad_link)
+        }
+        Err(error) => {
+            server.counters.mirror_errors.add(1);
+            warn!(%error, target = name, "mirror cannot be set up");
+            // A replication goes on for the sake of this node's own replica.
+            let status = if role == Role::Replication { Status::Success } else { Status::Error };
+            (None, status, name)
+        }
+    }
+}
+
+async fn connect_mirror(
+    target: &DatanodeInfoProto,
+    request: &OpWriteBlockProto,
+    role: Role,
+    patience: Duration,
+) -> Result<(Connection, Option<BlockOpResponseProto>)> {
+    let name = peer::name(&target.id);
+    let failed = |why: &str| DatanodeError::Peer { peer: name.clone(), why: why.to_owned() };
+    let address: IpAddr = target.id.ip_addr.parse().map_err(|_| failed("not a numeric address"))?;
+    let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port"))?;
+    let mut connection = Connection::connect(SocketAddr::new(address, port), patience).await?;
+    let mut next = request.clone();
+    next.targets.remove(0);
+    next.storage_type =
+        take_first(&mut next.target_storage_types).or(Some(next.storage_type() as i32));
+    next.storage_id = take_first(&mut next.target_storage_ids);
+    next.pinning = take_first(&mut next.target_pinnings).or(next.pinning);
+    let mut bytes = BytesMut::new();
+    encode_operation(Opcode::WriteBlock, &next, &mut bytes);
+    connection.send(bytes).await?;
+    if !role.has_setup_reply() {
+        return Ok((connection, None));
+    }
+    let reply = connection.expect("reply to WRITE_BLOCK", patience, decode_response).await?;
+    Ok((connection, Some(reply)))
+}
+
+fn take_first<T>(items: &mut Vec<T>) -> Option<T> {
+    if items.is_empty() { None } else { Some(items.remove(0)) }
+}
+
+pub fn setup_reply(status: Status, first_bad_link: String, message: Option<String>) -> BytesMut {
+    let reply = BlockOpResponseProto {
+        status: status as i32,
+        first_bad_link: Some(first_bad_link),
+        message,
+        ..Default::default()
+    };
+    let mut bytes = BytesMut::new();
+    encode_delimited(&reply, &mut bytes);
+    bytes
+}
