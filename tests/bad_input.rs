@@ -59,7 +59,10 @@ fn a_missing_parent_or_a_file_as_parent() {
     assert_eq!(class, java::FILE_NOT_FOUND);
     assert!(message.contains("Parent directory doesn't exist: /no"), "{message}");
     refused(&cluster.dfs(&["-put", &local, "/no/f"]), &["put: `/no/f': No such file or directory"]);
-    refused(&cluster.dfs(&["-mkdir", "/no/d"]), &["mkdir: `/no/d': No such file or directory"]);
+    refused(
+        &cluster.dfs(&["-mkdir", "/no/d"]),
+        &["mkdir: `hdfs://127.0.0.1:", "/no': No such file or directory"],
+    );
     library.write("/file", b"").unwrap();
     let (class, message) = class_and_message(create(&library, "/file/f", CreateOptions::default()));
     assert_eq!(class, java::PARENT_NOT_DIRECTORY);
@@ -92,14 +95,17 @@ fn a_path_without_permission() {
         &alice(&["-chmod", "777", "/private"]),
         &["chmod:", "Permission denied. user=alice is not the owner of inode=/private"],
     );
+    let chown = alice(&["-chown", "alice", "/private"]);
     refused(
-        &alice(&["-chown", "alice", "/private"]),
-        &["chown:", "Non-super user cannot change owner"],
+        &chown,
+        &["chown:", "Permission denied. user=alice is not the owner of inode=/private"],
     );
 
     cluster.dfs(&["-mkdir", "/shared"]).succeeded();
     cluster.dfs(&["-chmod", "1777", "/shared"]).succeeded();
     alice(&["-put", &local, "/shared/alices"]).succeeded();
+    let chown = alice(&["-chown", "bob", "/shared/alices"]);
+    refused(&chown, &["chown:", "on-super user cannot change owner"]);
     let bob = cluster.dfs_as(Some("bob"), &["-rm", "-skipTrash", "/shared/alices"]);
     refused(&bob, &["Permission denied by sticky bit", "user=bob"]);
     assert_eq!(
@@ -185,7 +191,7 @@ fn names_and_sizes_beyond_the_limits() {
     let (_, message) =
         class_and_message(library.run(async |client| client.mkdirs(&deep, 0o755, true).await));
     assert!(message.contains("1000"), "{message}");
-    let small = CreateOptions { block_size: Some(1_000), ..CreateOptions::default() };
+    let small = CreateOptions { block_size: Some(1_024), ..CreateOptions::default() };
     let (class, message) = class_and_message(create(&library, "/f", small));
     assert_eq!(class, java::IO);
     assert!(message.contains("less than configured minimum value"), "{message}");

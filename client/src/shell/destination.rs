@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::Shell;
 use super::error::ShellError;
+use super::file_system::FileSystem;
 use super::item::{Item, expand};
 
 /// The last operand as a local path; a lone operand is a source, for the current directory.
@@ -51,7 +52,16 @@ pub async fn check(sources: usize, target: &Item, overwrite: bool) -> Result<(),
         }
         Some(_) => Ok(()),
         None if target.parent_exists().await? => Ok(()),
-        None => Err(ShellError::NotFoundInFull { path: target.text.clone(), full: target.uri() }),
+        None => Err(ShellError::NotFoundInFull {
+            path: target.text.clone(),
+            full: match &target.file_system {
+                // Hadoop's two spellings: one for what was absolute, one for what it made absolute.
+                FileSystem::Local if target.text.starts_with('/') => {
+                    format!("file://{}", target.path)
+                }
+                _ => target.uri(),
+            },
+        }),
     }
 }
 
