@@ -10,6 +10,7 @@ use super::transfer::Transfer;
 #[derive(Debug)]
 pub struct Report {
     pub file_bytes: u64,
+    pub warm_up_bytes: u64,
     pub blocks: usize,
     pub block_bytes: u64,
     /// Least number of replicas that a block has.
@@ -100,7 +101,12 @@ impl Report {
                 self.replication, self.replication
             )?;
         }
-        writeln!(out, "The source was in the page cache; comparing is not counted as CPU time.")?;
+        writeln!(
+            out,
+            "{:.2} GiB were written and read before, to warm the processes up.\n\
+             The source was in the page cache; comparing is not counted as CPU time.",
+            gib(self.warm_up_bytes)
+        )?;
         if !self.raw.direct {
             writeln!(out, "No O_DIRECT here: the raw disk was measured buffered, then synced.")?;
         }
@@ -130,6 +136,7 @@ mod tests {
         };
         let report = Report {
             file_bytes: 1 << 30,
+            warm_up_bytes: 1 << 28,
             blocks: 8,
             block_bytes: 128 << 20,
             replicas: 2,

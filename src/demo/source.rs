@@ -8,13 +8,19 @@ use crate::error::CommandError;
 
 const STEP_BYTES: usize = 1 << 20;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     pub path: PathBuf,
+    /// How many of the file's bytes, from its start, are meant.
     pub bytes: u64,
 }
 
 impl Source {
+    /// The same file, not more than `bytes` of it.
+    pub fn start(&self, bytes: u64) -> Self {
+        Self { path: self.path.clone(), bytes: self.bytes.min(bytes) }
+    }
+
     pub fn open(path: &Path) -> Result<Self, CommandError> {
         let metadata = path.metadata().map_err(CommandError::file("read", path))?;
         if !metadata.is_file() || metadata.len() == 0 {

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -50,8 +49,9 @@ pub async fn put(
     let options = CreateOptions { replication: Some(replication), ..CreateOptions::default() };
     let mut writer = client.create(target, options).await?;
     let (pieces, mut queue) = mpsc::channel(READ_AHEAD);
-    let (path, piece_len) = (source.path.clone(), writer.write_len_hint());
-    let reading = tokio::task::spawn_blocking(move || read_pieces(&path, piece_len, &pieces));
+    let (source_read, piece_len) = (source.clone(), writer.write_len_hint());
+    let reading =
+        tokio::task::spawn_blocking(move || read_pieces(&source_read, piece_len, &pieces));
     while let Some(piece) = queue.recv().await {
         writer.write(piece).await?;
     }
@@ -71,8 +71,8 @@ pub async fn get_and_compare(
     let started = Instant::now();
     let mut reader = client.open(target).await?;
     let (chunks, queue) = mpsc::channel(COMPARE_QUEUE);
-    let (path, bytes) = (source.path.clone(), source.bytes);
-    let comparing = tokio::spawn(blocking(move || compare(&path, bytes, queue)));
+    let expected = source.clone();
+    let comparing = tokio::spawn(blocking(move || compare(&expected, queue)));
     while let Some(chunk) = reader.next_chunk().await? {
         if chunks.send(chunk).await.is_err() {
             // The comparison ended early: it has found a difference, or cannot read the source.
@@ -116,20 +116,20 @@ impl CpuTimes {
     }
 }
 
-/// Sends the file in pieces of `piece_len`, the last one shorter.
+/// Sends the source in pieces of `piece_len`, the last one shorter.
 fn read_pieces(
-    path: &Path,
+    source: &Source,
     piece_len: usize,
     pieces: &mpsc::Sender<Bytes>,
 ) -> Result<(), CommandError> {
-    let fail = || CommandError::file("read", path);
-    let file = File::open(path).map_err(fail())?;
-    let len = file.metadata().map_err(fail())?.len();
+    let fail = || CommandError::file("read", &source.path);
+    let file = File::open(&source.path).map_err(fail())?;
     let mut lent: VecDeque<Bytes> = VecDeque::new();
     let mut offset = 0;
-    while offset < len {
+    while offset < source.bytes {
         let mut piece = take_back(&mut lent, piece_len);
-        let wanted = piece_len.min(usize::try_from(len - offset).unwrap_or(piece_len));
+        let left = usize::try_from(source.bytes - offset).unwrap_or(piece_len);
+        let wanted = piece_len.min(left);
         file.read_exact_at(&mut piece[..wanted], offset).map_err(fail())?;
         let piece = piece.freeze();
         if pieces.blocking_send(piece.slice(..wanted)).is_err() {
@@ -154,13 +154,11 @@ fn take_back(lent: &mut VecDeque<Bytes>, len: usize) -> BytesMut {
     }
 }
 
-/// Compares what comes through `chunks` with the file; the processor time that this took.
-fn compare(
-    path: &PathBuf,
-    bytes: u64,
-    mut chunks: mpsc::Receiver<Bytes>,
-) -> Result<Duration, CommandError> {
+/// Compares what comes through `chunks` with the source; the processor time that this took.
+fn compare(source: &Source, mut chunks: mpsc::Receiver<Bytes>) -> Result<Duration, CommandError> {
     let started = cpu_time::of_this_thread();
+    let Source { path, bytes } = source;
+    let bytes = *bytes;
     let file = File::open(path).map_err(CommandError::file("read", path))?;
     let mut expected = Vec::new();
     let mut offset = 0_u64;
@@ -209,7 +207,7 @@ mod tests {
             sender.blocking_send(Bytes::from_static(chunk)).unwrap();
         }
         drop(sender);
-        compare(&path, file.len() as u64, queue)
+        compare(&Source::open(&path).unwrap(), queue)
     }
 
     #[test]
@@ -231,13 +229,14 @@ mod tests {
         let file: Vec<u8> = (0..=u8::MAX).cycle().take(1000).collect();
         std::fs::write(&path, &file).unwrap();
         let (pieces, mut queue) = mpsc::channel(100);
-        let reader = std::thread::spawn(move || read_pieces(&path, 64, &pieces));
+        let source = Source { path, bytes: 999 };
+        let reader = std::thread::spawn(move || read_pieces(&source, 64, &pieces));
         let mut read = Vec::new();
         while let Some(piece) = queue.blocking_recv() {
             read.extend_from_slice(&piece);
         }
         reader.join().unwrap().unwrap();
-        assert_eq!(read, file);
+        assert_eq!(read, file[..999]);
 
         let mut lent = VecDeque::from([Bytes::from(vec![7; 64])]);
         assert_eq!(take_back(&mut lent, 64)[0], 7, "reused");
