@@ -156,6 +156,8 @@ fn mini_serves_keeps_its_files_and_stops_cleanly() {
     dfs(&["-put", &local.display().to_string(), "/d/f"]).succeeded();
     assert_eq!(dfs(&["-stat", "%o %r", "/d/f"]).succeeded().text(), "2097152 3\n");
     assert!(ringfs(&["dfs", "-fs", &uri, "-ls", "/d"]).succeeded().text().contains("/d/f"));
+    let dashed = dfs(&["-ls", "-R", "/"]).succeeded().text();
+    assert_eq!(dfs(&["ls", "-R", "/"]).succeeded().text(), dashed, "with or without a dash");
     kill_process(mini.pid(), Signal::INT).unwrap();
     assert_eq!(mini.end().0, Some(0), "Ctrl-C is how it ends");
     gone(&children).expect("all servers have ended with it");
