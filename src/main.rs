@@ -2,6 +2,7 @@
 //! here and nowhere else.
 
 mod arguments;
+mod bench;
 mod demo;
 mod error;
 mod logging;
@@ -27,6 +28,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure this machine, a cluster, and one against the other
+    Bench(bench::Bench),
     /// Run a datanode
     Datanode(ringfs_datanode::DatanodeCommand),
     /// Work with files, as `hdfs dfs` does; `ringfs dfs -help` lists the commands
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
             ended => ended,
         },
         Command::Demo(command) => block_on(until_stopped(command.run())),
+        Command::Bench(bench) => bench.run(),
         Command::Settings => settings::print(),
     };
     match outcome {

@@ -3,13 +3,36 @@
 //! because a disk's speed drifts by half within hours.
 
 pub mod cpu_time;
+pub mod machine;
 pub mod raw_disk;
 pub mod raw_loopback;
+pub mod report;
+pub mod session;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Subcommand;
 use thiserror::Error;
+
+pub use session::{Session, SessionOptions};
+
+/// What `ringfs bench` can measure by itself. Each variant is a module's `…Command` with a method
+/// `run(self, &mut Session) -> Result<(), BenchError>`.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {}
+
+impl BenchCommand {
+    /// The name of the command, as the report says it.
+    pub fn name(&self) -> &'static str {
+        match *self {}
+    }
+
+    /// Blocks until everything is measured; must not be called on an async thread.
+    pub fn run(self, _session: &mut Session) -> Result<(), BenchError> {
+        match self {}
+    }
+}
 
 #[derive(Debug, Error)]
 pub enum BenchError {
