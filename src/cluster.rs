@@ -63,6 +63,8 @@ pub struct ClusterOptions {
     pub settings: Vec<(String, String)>,
     /// Time for all of it to serve.
     pub start_timeout: Duration,
+    /// Datanodes that throw the data of blocks away, to measure without a disk.
+    pub discard_block_data: bool,
     /// Who the servers run as, the superuser; `None`: whoever runs this process.
     pub user: Option<String>,
 }
@@ -76,6 +78,7 @@ impl ClusterOptions {
             namenode_port: None,
             settings: Vec::new(),
             start_timeout: Duration::from_secs(60),
+            discard_block_data: false,
             user: None,
         }
     }
@@ -296,14 +299,17 @@ impl Cluster {
 
     fn datanode_arguments(&self, index: usize) -> Vec<String> {
         let ports = self.datanodes[index].ports;
+        let discards = self.options.discard_block_data;
+        let scheme = if discards { "discard" } else { "file" };
         let definitions = self.definitions([
-            ("dfs.datanode.data.dir", format!("file://{}", self.data_dir(index).display())),
+            ("dfs.datanode.data.dir", format!("{scheme}://{}", self.data_dir(index).display())),
             ("dfs.datanode.address", format!("127.0.0.1:{}", ports.transfer)),
             ("dfs.datanode.ipc.address", format!("127.0.0.1:{}", ports.ipc)),
             ("dfs.datanode.http.address", format!("127.0.0.1:{}", ports.http)),
             ("dfs.datanode.hostname", "127.0.0.1".to_owned()),
         ]);
-        ["datanode".to_owned()].into_iter().chain(definitions).collect()
+        let flag = discards.then(|| "--bench-discard-block-data".to_owned());
+        ["datanode".to_owned()].into_iter().chain(definitions).chain(flag).collect()
     }
 
     /// `-D` arguments; the cluster's caller has the last word.

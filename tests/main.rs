@@ -7,6 +7,7 @@ mod cluster;
 mod bad_bytes;
 mod bad_input;
 mod cli;
+mod discarding;
 mod hdfs_native;
 mod java_client;
 mod our_client;

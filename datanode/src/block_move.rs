@@ -23,7 +23,7 @@ use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
 use crate::peer::Peer;
 use crate::replica::OnDisk;
-use crate::replica_files::open_existing;
+use crate::replica_files::{open_existing, require_stored};
 use crate::replica_packets::ReplicaPackets;
 use crate::transitions::{CreateReplica, ReplicaWriter};
 
@@ -110,6 +110,7 @@ impl BlockMoves {
 /// Takes packets in order until the last one.
 async fn receive_packets(source: &mut Peer, writer: &mut ReplicaWriter) -> Result<()> {
     let path = writer.replica.files().data;
+    require_stored(&writer.replica)?;
     writer.data = open_existing(&path, false).await?;
     let mut len = 0;
     loop {

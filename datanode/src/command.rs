@@ -6,6 +6,7 @@ use ringfs_protocol::site_config::Configuration;
 
 use crate::error::Result;
 use crate::process;
+use crate::volume::BlockData;
 
 /// Stores blocks in the directories of dfs.datanode.data.dir, until SIGTERM or SIGINT.
 #[derive(Clone, Debug, clap::Args)]
@@ -17,11 +18,20 @@ pub struct DatanodeCommand {
     /// Set a property, over what the files say (unless it is final there)
     #[arg(short = 'D', value_name = "NAME=VALUE", value_parser = definition)]
     definitions: Vec<(String, String)>,
+
+    /// Throw the data of blocks away: for measurements without a disk, and for nothing else. Not a
+    /// setting, so that no file can turn it on; every directory must be discard:///PATH then
+    #[arg(long, hide = true)]
+    bench_discard_block_data: bool,
 }
 
 impl DatanodeCommand {
     pub fn run(self) -> Result<()> {
-        process::run(&Configuration::load(self.config.as_deref(), &self.definitions)?)
+        let block_data = match self.bench_discard_block_data {
+            true => BlockData::Discarded,
+            false => BlockData::Stored,
+        };
+        process::run(&Configuration::load(self.config.as_deref(), &self.definitions)?, block_data)
     }
 }
 

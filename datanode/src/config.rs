@@ -3,20 +3,25 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use ringfs_protocol::messages::StorageTypeProto;
 use ringfs_protocol::rpc::client::RpcClientOptions;
 use ringfs_protocol::settings::{self, Setting};
 use ringfs_protocol::site_config::{Configuration, StorageDirectory as StorageLocation};
 
 use crate::error::Result;
 use crate::storage_directory::host_name;
+use crate::volume::BlockData;
 
 const NAMENODE_DEFAULT_PORT: u16 = 8020;
+/// Of a directory whose blocks' data is thrown away.
+const DISCARD_SCHEME: &str = "discard://";
 
 #[derive(Clone, Debug)]
 pub struct DatanodeConfig {
     /// `host:port` of the namenode.
     pub namenode_address: String,
     pub data_dirs: Vec<StorageLocation>,
+    pub block_data: BlockData,
     pub data_dir_mode: u32,
     pub transfer_address: SocketAddr,
     pub ipc_address: SocketAddr,
@@ -42,11 +47,15 @@ pub struct DatanodeConfig {
 }
 
 impl DatanodeConfig {
-    pub fn from_configuration(configuration: &Configuration) -> Result<Self> {
+    pub fn from_configuration(
+        configuration: &Configuration,
+        block_data: BlockData,
+    ) -> Result<Self> {
         let configured = configuration;
         Ok(Self {
             namenode_address: namenode_address(configured)?,
-            data_dirs: data_dirs(configured)?,
+            data_dirs: data_dirs(configured, block_data)?,
+            block_data,
             data_dir_mode: data_dir_mode(configured)?,
             transfer_address: socket_address(configured, &settings::DFS_DATANODE_ADDRESS)?,
             ipc_address: socket_address(configured, &settings::DFS_DATANODE_IPC_ADDRESS)?,
@@ -107,9 +116,12 @@ fn namenode_address(configuration: &Configuration) -> Result<String> {
     Ok(with_port)
 }
 
-fn data_dirs(configuration: &Configuration) -> Result<Vec<StorageLocation>> {
+fn data_dirs(configuration: &Configuration, block_data: BlockData) -> Result<Vec<StorageLocation>> {
     let setting = &settings::DFS_DATANODE_DATA_DIR;
-    let mut locations = configuration.directories(setting)?;
+    let mut locations = match block_data {
+        BlockData::Stored => stored_data_dirs(configuration)?,
+        BlockData::Discarded => discarding_data_dirs(configuration)?,
+    };
     for index in 0..locations.len() {
         // As components, so that a trailing slash makes no second name of a directory.
         locations[index].path = locations[index].path.components().collect();
@@ -123,6 +135,32 @@ fn data_dirs(configuration: &Configuration) -> Result<Vec<StorageLocation>> {
         return Err(configuration.refuse(setting, "", "at least one directory is needed").into());
     }
     Ok(locations)
+}
+
+fn stored_data_dirs(configuration: &Configuration) -> Result<Vec<StorageLocation>> {
+    let setting = &settings::DFS_DATANODE_DATA_DIR;
+    match configuration.list(setting).into_iter().find(|entry| entry.contains(DISCARD_SCHEME)) {
+        None => Ok(configuration.directories(setting)?),
+        Some(entry) => {
+            let why = "throws its blocks' data away: only a measurement wants that, and starts the \
+                       datanode with --bench-discard-block-data";
+            Err(configuration.refuse(setting, &entry, why).into())
+        }
+    }
+}
+
+fn discarding_data_dirs(configuration: &Configuration) -> Result<Vec<StorageLocation>> {
+    let setting = &settings::DFS_DATANODE_DATA_DIR;
+    let location = |entry: &String| match entry.strip_prefix(DISCARD_SCHEME) {
+        Some(path) if path.starts_with('/') => {
+            Ok(StorageLocation { storage_type: StorageTypeProto::Disk, path: path.into() })
+        }
+        _ => {
+            let why = "--bench-discard-block-data takes discard:///PATH directories and no others";
+            Err(configuration.refuse(setting, entry, why).into())
+        }
+    };
+    configuration.list(setting).iter().map(location).collect()
 }
 
 fn data_dir_mode(configuration: &Configuration) -> Result<u32> {
@@ -184,7 +222,25 @@ mod tests {
     }
 
     #[test]
+    fn block_data_is_thrown_away_only_where_flag_and_directory_say_so() {
+        let dirs = |dirs, block_data| {
+            data_dirs(&configuration(&[("dfs.datanode.data.dir", dirs)]), block_data)
+        };
+        let discarding = dirs("discard:///d/1", BlockData::Discarded).unwrap();
+        assert_eq!(discarding[0].path, std::path::Path::new("/d/1"));
+        for slip in ["discard:///d/1", "/d/2,discard:///d/1", "[SSD]discard:///d/1"] {
+            let error = dirs(slip, BlockData::Stored).unwrap_err().to_string();
+            assert!(error.contains("--bench-discard-block-data"), "{error}");
+        }
+        for slip in ["/d/1", "file:///d/1", "discard:///d/1,/d/2", "discard://d"] {
+            let error = dirs(slip, BlockData::Discarded).unwrap_err().to_string();
+            assert!(error.contains("discard:///PATH directories and no others"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_directory_named_twice_is_refused() {
+        let data_dirs = |configuration: &_| data_dirs(configuration, BlockData::Stored);
         let twice = configuration(&[("dfs.datanode.data.dir", "/d/1,[SSD]file:///d/1/")]);
         assert!(data_dirs(&twice).unwrap_err().to_string().contains("twice"));
         let none = configuration(&[("dfs.datanode.data.dir", " , ")]);

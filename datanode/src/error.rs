@@ -46,6 +46,10 @@ pub enum DatanodeError {
     UnknownPool { asked: String, serving: String },
     #[error("replica {block} is corrupt: {source}")]
     Corrupt { block: Block, source: io::Error },
+    #[error(
+        "the data of {block} was thrown away: this datanode measures with --bench-discard-block-data"
+    )]
+    Discarded { block: Block },
     #[error("packet {seqno} of {block} does not match its checksums")]
     CorruptPacket { block: Block, seqno: i64 },
     #[error("{path}: {why}")]

@@ -37,7 +37,7 @@ use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_i
 use crate::runtime::DataThreads;
 use crate::server::TransferServer;
 use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
-use crate::volume::Volume;
+use crate::volume::{BlockData, Volume};
 
 /// Other datanodes and operators: far fewer than a namenode's callers.
 const IPC_CONNECTIONS_MAX: usize = 512;
@@ -51,8 +51,8 @@ struct Storage {
     layout: DatanodeLayout,
 }
 
-pub fn run(configuration: &Configuration) -> Result<()> {
-    let config = Arc::new(DatanodeConfig::from_configuration(configuration)?);
+pub fn run(configuration: &Configuration, block_data: BlockData) -> Result<()> {
+    let config = Arc::new(DatanodeConfig::from_configuration(configuration, block_data)?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -131,7 +131,11 @@ impl Storage {
             let directory =
                 directory.join_namespace(&identity, &self.datanode_uuid, self.layout)?;
             let (pool, reserved) = (&identity.pool_id, config.reserved_bytes);
-            Volume::open(directory, pool, reserved, config.direct_io).map(Arc::new)
+            let volume = Volume::open(directory, pool, reserved, config.direct_io)?;
+            Ok(Arc::new(match config.block_data {
+                BlockData::Stored => volume,
+                BlockData::Discarded => volume.discarding_block_data()?,
+            }))
         });
         let volumes = volumes.collect::<Result<Vec<_>>>()?;
         Dataset::open(
@@ -330,7 +334,8 @@ mod tests {
         ] {
             configuration.set(name, value);
         }
-        let config = Arc::new(DatanodeConfig::from_configuration(&configuration).unwrap());
+        let config = DatanodeConfig::from_configuration(&configuration, BlockData::Stored);
+        let config = Arc::new(config.unwrap());
         let (stop, stopped) = oneshot::channel();
         let outcome = tokio::spawn(serve(config, async move {
             let _ = stopped.await;

@@ -19,7 +19,7 @@ use crate::error::{DatanodeError, Result};
 use crate::replica::{OnDisk, Replica, ReplicaEvent};
 use crate::replica_files::{
     break_hard_links, cut, move_data_first, move_meta_first, open_existing, read_checksum,
-    rename_into,
+    rename_into, require_stored,
 };
 use crate::transitions::ReplicaWriter;
 use crate::volume::SpacePromise;
@@ -111,6 +111,7 @@ impl Dataset {
         new_stamp: GenerationStamp,
         expected_len: u64,
     ) -> Result<ReplicaWriter> {
+        require_stored(replica)?;
         expect_len(replica, expected_len)?;
         if new_stamp < replica.generation_stamp() {
             return Err(DatanodeError::UnexpectedReplica {
@@ -141,6 +142,7 @@ impl Dataset {
         event: ReplicaEvent,
         new_stamp: GenerationStamp,
     ) -> Result<ReplicaWriter> {
+        require_stored(replica)?;
         let promise = self.promise_growth(block, replica)?;
         let len = match event {
             ReplicaEvent::RecoverStreaming => replica.bytes_acked(),

@@ -10,6 +10,7 @@ use crate::error::{DatanodeError, Result};
 use crate::replica::{Replica, ReplicaFiles};
 use crate::replica_length::meta_len;
 use crate::ring;
+use crate::volume::{BlockData, Volume};
 
 /// A replica moves at most twice between two looks: when it is finalized, and when appended to.
 const OPEN_TRIES: u32 = 3;
@@ -28,6 +29,7 @@ pub async fn open_reader(
     replica: &Replica,
     direct: bool,
 ) -> Result<(ring::File, ring::File, PathBuf)> {
+    require_stored(replica)?;
     let read = ring::OpenOptions { read: true, ..Default::default() };
     let read_data = ring::OpenOptions { direct, ..read };
     let mut tries = 0;
@@ -57,6 +59,37 @@ pub async fn create_new(path: &Path, direct: bool) -> Result<ring::File> {
     ring::File::open(path, options)
         .await
         .map_err(DatanodeError::io(format!("creating {}", path.display())))
+}
+
+/// The files of a new replica: data, then meta.
+pub async fn create_files(
+    volume: &Volume,
+    files: &ReplicaFiles,
+) -> Result<(ring::File, ring::File)> {
+    match volume.block_data() {
+        BlockData::Stored => {
+            let data = create_new(&files.data, volume.direct_io()).await?;
+            Ok((data, create_new(&files.meta, false).await?))
+        }
+        BlockData::Discarded => {
+            Ok((create_discarding(&files.data).await?, create_discarding(&files.meta).await?))
+        }
+    }
+}
+
+async fn create_discarding(path: &Path) -> Result<ring::File> {
+    drop(create_new(path, false).await?);
+    ring::File::discarding()
+        .await
+        .map_err(DatanodeError::io(format!("discarding what is written to {}", path.display())))
+}
+
+/// An error for a replica whose bytes were thrown away.
+pub fn require_stored(replica: &Replica) -> Result<()> {
+    match replica.volume().block_data() {
+        BlockData::Stored => Ok(()),
+        BlockData::Discarded => Err(DatanodeError::Discarded { block: replica.block() }),
+    }
 }
 
 /// Reads the header of a meta file.

@@ -25,7 +25,7 @@ use crate::block_reports::BlockChange;
 use crate::dataset::{Dataset, account_whole};
 use crate::error::{DatanodeError, Result};
 use crate::replica::{OnDisk, Replica, ReplicaEvent, WriterLease};
-use crate::replica_files::{create_new, move_data_first, move_meta_first, sync_dirs};
+use crate::replica_files::{create_files, move_data_first, move_meta_first, sync_dirs};
 use crate::ring;
 use crate::volume::SpacePromise;
 
@@ -185,8 +185,7 @@ impl Dataset {
         }
         let files = replica.files();
         let opened = async {
-            let data = create_new(&files.data, replica.volume().direct_io()).await?;
-            let meta = create_new(&files.meta, false).await?;
+            let (data, meta) = create_files(replica.volume(), &files).await?;
             let header = encode_meta_header(create.checksum).to_vec();
             meta.write_all_at(header.into(), 0)
                 .await

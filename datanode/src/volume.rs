@@ -1,6 +1,9 @@
 //! One disk: where each replica lies in Apache's layout, how much room there is, and whether files
 //! can be opened past the page cache.
 //!
+//! A volume of a measurement may throw the data and checksums of blocks away ([`BlockData`]): its
+//! block files stay empty, and reading a replica of it is an error.
+//!
 //! Room is what `statvfs` says, less `dfs.datanode.du.reserved` (as far as files of others do not
 //! fill it already) and less what blocks being written have announced but not yet taken, so that
 //! blocks written at the same time do not overcommit the disk.
@@ -23,6 +26,14 @@ use crate::storage_directory::StorageDirectory;
 /// Alignment of offsets, lengths and memory that a direct write is probed with, and keeps.
 pub const DIRECT_IO_ALIGNMENT_BYTES: usize = 4096;
 
+/// What becomes of the bytes that are written to blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockData {
+    Stored,
+    /// Thrown away, to measure all of the data path but the disk. Asked for on the command line only.
+    Discarded,
+}
+
 #[derive(Debug)]
 pub struct Volume {
     directory: StorageDirectory,
@@ -31,6 +42,7 @@ pub struct Volume {
     layout: DatanodeLayout,
     reserved_bytes: u64,
     direct_io: bool,
+    block_data: BlockData,
     dfs_used_bytes: AtomicU64,
     /// Announced by replicas being written and not taken from the disk yet.
     promised_bytes: AtomicU64,
@@ -84,10 +96,30 @@ impl Volume {
             pool_dir,
             reserved_bytes,
             direct_io,
+            block_data: BlockData::Stored,
             dfs_used_bytes: AtomicU64::new(0),
             promised_bytes: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         })
+    }
+
+    /// Makes it a volume that throws block data away, which one that holds blocks never becomes.
+    pub fn discarding_block_data(mut self) -> Result<Self> {
+        if let Some(block) = find_block(&self.root().join("current"))? {
+            return Err(DatanodeError::Storage {
+                path: block.display().to_string(),
+                why:
+                    "is a block, so this directory is not for --bench-discard-block-data: name one \
+                      without blocks"
+                        .into(),
+            });
+        }
+        warn!(
+            volume = %self.root().display(),
+            "THE DATA OF ALL BLOCKS WRITTEN HERE IS THROWN AWAY (--bench-discard-block-data)"
+        );
+        self.block_data = BlockData::Discarded;
+        Ok(self)
     }
 
     pub fn root(&self) -> &Path {
@@ -106,6 +138,10 @@ impl Volume {
     /// Whether data files are opened with O_DIRECT.
     pub fn direct_io(&self) -> bool {
         self.direct_io
+    }
+
+    pub fn block_data(&self) -> BlockData {
+        self.block_data
     }
 
     pub fn is_failed(&self) -> bool {
@@ -148,6 +184,9 @@ impl Volume {
 
     /// `dfs_used` counts `new_bytes` where it counted `old_bytes`.
     pub(crate) fn account(&self, old_bytes: u64, new_bytes: u64) {
+        if self.block_data == BlockData::Discarded {
+            return;
+        }
         if new_bytes >= old_bytes {
             self.dfs_used_bytes.fetch_add(new_bytes - old_bytes, Ordering::Relaxed);
         } else {
@@ -233,6 +272,22 @@ fn usage_from(
     }
 }
 
+/// A block's file anywhere below `dir`.
+fn find_block(dir: &Path) -> Result<Option<PathBuf>> {
+    let reading = || format!("reading {}", dir.display());
+    for entry in fs::read_dir(dir).map_err(DatanodeError::io(reading()))? {
+        let entry = entry.map_err(DatanodeError::io(reading()))?;
+        let found = match entry.file_type().map_err(DatanodeError::io(reading()))?.is_dir() {
+            true => find_block(&entry.path())?,
+            false => entry.file_name().to_string_lossy().starts_with("blk_").then(|| entry.path()),
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
 /// Writes one aligned page with O_DIRECT to a new file and removes it.
 fn probe_direct_io(path: &Path) -> io::Result<()> {
     let page = memmap2::MmapMut::map_anon(DIRECT_IO_ALIGNMENT_BYTES)?;
@@ -309,6 +364,17 @@ pub(crate) mod tests {
         assert_eq!(volume.promised_bytes(), 0);
         assert!(volume.promise(u64::MAX / 2).unwrap().is_none(), "more than any disk");
         assert_eq!(volume.promised_bytes(), 0);
+    }
+
+    #[test]
+    fn a_volume_with_a_block_of_any_pool_never_throws_blocks_away() {
+        let (volume, _temp) = volume();
+        let volume = Arc::into_inner(volume).unwrap();
+        let other_pool = volume.root().join("current/BP-2-127.0.0.1-2/current/rbw");
+        fs::create_dir_all(&other_pool).unwrap();
+        fs::write(other_pool.join("blk_7"), "").unwrap();
+        let error = volume.discarding_block_data().unwrap_err().to_string();
+        assert!(error.contains("blk_7") && error.contains("--bench-discard"), "{error}");
     }
 
     #[test]

@@ -52,6 +52,15 @@ impl TestCluster {
         Self { cluster, directory }
     }
 
+    /// Three datanodes that throw block data away.
+    pub fn start_discarding() -> Self {
+        let directory = temporary_directory();
+        let mut options = options(directory.path(), 3, &[]);
+        options.discard_block_data = true;
+        let cluster = Cluster::start(options).unwrap_or_else(|error| panic!("{error}"));
+        Self { cluster, directory }
+    }
+
     /// Stops the cluster and starts it again on the same directory with other settings.
     pub fn restart_with(&mut self, settings: &[(&str, &str)]) {
         self.cluster.stop().unwrap_or_else(|error| panic!("{error}"));
@@ -239,15 +248,20 @@ fn started(
     settings: &[(&str, &str)],
     user: Option<String>,
 ) -> Cluster {
+    let mut options = options(directory, datanodes, settings);
+    options.user = user;
+    Cluster::start(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn options(directory: &Path, datanodes: usize, settings: &[(&str, &str)]) -> ClusterOptions {
     let mut options = ClusterOptions::new(Path::new(BINARY), directory);
     options.datanodes = datanodes;
-    options.user = user;
     options.settings = FAST
         .iter()
         .chain(settings)
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
-    Cluster::start(options).unwrap_or_else(|error| panic!("{error}"))
+    options
 }
 
 /// On the disk of the build directory, which is a real one.
@@ -269,7 +283,7 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -
 }
 
 /// All `blk_*` files below a data directory.
-fn block_files(directory: &Path) -> Vec<PathBuf> {
+pub fn block_files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut pending = vec![directory.to_owned()];
     while let Some(directory) = pending.pop() {
