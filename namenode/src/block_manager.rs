@@ -189,14 +189,16 @@ impl BlockManager {
     /// Places for new replicas, the writer's own datanode first; may be fewer than asked for.
     pub fn choose_targets(&self, request: &TargetRequest<'_>) -> Vec<StorageTarget> {
         let mut replicas = self.lock();
+        let find = |uuid: &Arc<str>| replicas.nodes.find(uuid);
         let existing = request.existing.iter().map(|target| &target.datanode_uuid);
-        let taken = existing.chain(request.excluded);
-        let taken: Vec<NodeIndex> = taken.filter_map(|uuid| replicas.nodes.find(uuid)).collect();
+        let holders: Vec<NodeIndex> = existing.filter_map(find).collect();
+        let excluded: Vec<NodeIndex> = request.excluded.iter().filter_map(find).collect();
         let request = PlacementRequest {
             count: request.count,
             block_size: request.block_size,
             writer: Some(request.writer.to_canonical()),
-            taken: &taken,
+            holders: &holders,
+            excluded: &excluded,
             favored: request.favored,
             no_local_write: request.no_local_write,
         };

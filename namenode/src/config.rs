@@ -8,6 +8,7 @@ use ringfs_protocol::settings::{self as s, Setting};
 use ringfs_protocol::site_config::{ConfigError, Configuration};
 
 use crate::limits::COMPLETE_WAIT;
+use crate::topology::RackSource;
 
 /// A recovery is ordered by heartbeat; HDFS gives it this many of them.
 const RECOVERY_TIMEOUT_HEARTBEATS: u64 = 30;
@@ -41,6 +42,7 @@ pub struct NamespaceConfig {
     pub superuser: String,
     /// Groups of users that are not asked of the system.
     pub group_overrides: HashMap<String, Vec<String>>,
+    pub racks: RackSource,
 }
 
 impl NamespaceConfig {
@@ -94,6 +96,7 @@ impl NamespaceConfig {
             group_overrides: group_overrides(
                 &c.text(&s::HADOOP_USER_GROUP_STATIC_MAPPING_OVERRIDES),
             ),
+            racks: RackSource::read(c)?,
         })
     }
 

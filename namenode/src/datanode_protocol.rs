@@ -45,7 +45,7 @@ impl Namesystem {
             }
             "registerDatanode" => {
                 let r: RegisterDatanodeRequestProto = request(call)?;
-                let registration = self.register_datanode(call, r.registration)?;
+                let registration = self.register_datanode(call, r.registration).await?;
                 encode(RegisterDatanodeResponseProto { registration })
             }
             "sendHeartbeat" => encode(self.send_heartbeat(request(call)?)?),
@@ -99,7 +99,7 @@ impl Namesystem {
     }
 
     /// Returns the registration that the datanode shall use from now on.
-    fn register_datanode(
+    async fn register_datanode(
         &self,
         call: &Call,
         mut registration: DatanodeRegistrationProto,
@@ -120,6 +120,7 @@ impl Namesystem {
         }
         let ip = call.caller.address.ip().to_canonical();
         id.ip_addr = ip.to_string();
+        let rack = self.topology.rack(ip, &id.host_name).await;
         self.blocks.register(Registration {
             uuid: id.datanode_uuid.clone(),
             ip,
@@ -129,6 +130,7 @@ impl Namesystem {
             ipc_port: id.ipc_port,
             info_secure_port: id.info_secure_port,
             software_version: version.clone(),
+            rack,
         })?;
         registration.keys = ExportedBlockKeysProto::default();
         Ok(registration)

@@ -49,6 +49,8 @@ pub struct Registration {
     pub ipc_port: u32,
     pub info_secure_port: Option<u32>,
     pub software_version: String,
+    /// `/default-rack` where the operator names none.
+    pub rack: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -412,7 +414,7 @@ impl Datanodes {
             block_pool_used: sum(|storage| storage.block_pool_used),
             last_update: Some(node.heartbeat_time_ms),
             xceiver_count: Some(node.streams),
-            location: Some("/default-rack".to_owned()),
+            location: Some(node.address.rack.to_string()),
             non_dfs_used: sum(Storage::non_dfs_used),
             admin_state: Some(AdminState::Normal as i32),
             cache_capacity: Some(0),

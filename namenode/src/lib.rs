@@ -45,6 +45,7 @@ pub mod server;
 mod storage_policies;
 pub mod store;
 mod stored_blocks;
+pub mod topology;
 pub mod user_groups;
 
 pub use command::NamenodeCommand;

@@ -51,6 +51,13 @@ pub const USER_GROUPS_LOOKUPS_MAX: usize = 4;
 /// Cache of the store's pages.
 pub const STORE_CACHE_BYTES: usize = 256 << 20;
 
+/// Scripts that tell racks, running at a time, and how long one may take.
+pub const RACK_SCRIPTS_MAX: usize = 4;
+pub const RACK_SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is read of a script's output: `/room/rack`.
+pub const RACK_NAME_MAX_BYTES: u64 = 4096;
+
 /// Datanodes ever registered in one run, those replaced since included: each takes about 1 KiB.
 pub const DATANODES_MAX: usize = 20_000;
 

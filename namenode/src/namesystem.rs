@@ -19,6 +19,7 @@ use crate::leases::Leases;
 use crate::permissions::Principal;
 use crate::schema::IdentityRecord;
 use crate::store::{Snapshot, Store, Update};
+use crate::topology::Topology;
 use crate::user_groups::UserGroups;
 
 pub struct Namesystem {
@@ -29,6 +30,7 @@ pub struct Namesystem {
     pub(crate) groups: UserGroups,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) reaper: Notify,
+    pub(crate) topology: Topology,
 }
 
 /// Who calls, from where, and under which name a repetition of the call would come.
@@ -51,7 +53,9 @@ impl Namesystem {
     ) -> Result<Arc<Self>> {
         let leases = Leases::load(&store.snapshot()?, clock.monotonic_ms())?;
         let groups = UserGroups::new(&config.group_overrides, clock.clone());
-        Ok(Arc::new(Self { store, config, blocks, leases, groups, clock, reaper: Notify::new() }))
+        let topology = Topology::new(config.racks.clone());
+        let reaper = Notify::new();
+        Ok(Arc::new(Self { store, config, blocks, leases, groups, clock, reaper, topology }))
     }
 
     pub fn identity(&self) -> &IdentityRecord {

@@ -1,10 +1,13 @@
 //! Where new replicas go.
 //!
-//! Live datanodes with room for a block, never two replicas of a block on one of them, in this order:
-//! the ones that the client favours; one on the writer's own host for the first replica; random
-//! others. Stale and overloaded datanodes come last. Within a datanode a storage is drawn by its
-//! free space. All chance comes from the generator handed in.
+//! Live datanodes with room for a block, never two replicas of a block on one of them. Stale and
+//! overloaded datanodes come last; before all others the ones that the client favours, and for the
+//! first replica one on the writer's own host. Among equals racks decide, as in HDFS: the second
+//! replica on another rack than the first, the third on the second's rack, further ones on no rack
+//! that has its share already. Within a datanode a storage is drawn by its free space. All chance
+//! comes from the generator handed in.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use rand::Rng;
@@ -21,8 +24,10 @@ pub(crate) struct PlacementRequest<'a> {
     pub block_size: u64,
     /// Where the writer runs; `None` when locality is of no interest.
     pub writer: Option<IpAddr>,
-    /// Datanodes that must not be chosen: excluded by the client, or holding a replica.
-    pub taken: &'a [NodeIndex],
+    /// Datanodes that hold a replica, or will: not chosen again, and their racks count.
+    pub holders: &'a [NodeIndex],
+    /// Other datanodes that must not be chosen.
+    pub excluded: &'a [NodeIndex],
     /// `host:port` of datanodes to choose first.
     pub favored: &'a [String],
     pub no_local_write: bool,
@@ -35,9 +40,63 @@ pub(crate) fn choose(
     now_ms: u64,
     rng: &mut StdRng,
 ) -> Vec<StorageIndex> {
-    let candidates = ranked(datanodes, request, now_ms, rng);
-    let chosen = candidates.into_iter().take(request.count);
-    chosen.map(|index| draw_storage(datanodes, index, request.block_size, rng)).collect()
+    let mut candidates = ranked(datanodes, request, now_ms, rng);
+    let mut spread = Spread::new(datanodes, request);
+    let mut chosen = Vec::with_capacity(request.count.min(candidates.len()));
+    while chosen.len() < request.count && !candidates.is_empty() {
+        let misfit = |candidate: &Candidate| (candidate.rank, spread.misfit(candidate.index));
+        let best = (0..candidates.len()).min_by_key(|at| misfit(&candidates[*at]));
+        let index = candidates.remove(best.unwrap_or(0)).index;
+        spread.placed.push(rack(datanodes, index));
+        chosen.push(draw_storage(datanodes, index, request.block_size, rng));
+    }
+    chosen
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    index: NodeIndex,
+    /// Lowest first; racks decide between equal ones.
+    rank: (bool, bool, bool),
+}
+
+/// The racks of the replicas placed so far, in their order.
+struct Spread<'a> {
+    datanodes: &'a Datanodes,
+    placed: Vec<&'a str>,
+    /// HDFS's bound: (replicas - 1) / racks + 2.
+    per_rack_max: usize,
+}
+
+impl<'a> Spread<'a> {
+    fn new(datanodes: &'a Datanodes, request: &PlacementRequest<'_>) -> Self {
+        let placed: Vec<&str> =
+            request.holders.iter().map(|index| rack(datanodes, *index)).collect();
+        let racks: HashSet<&str> =
+            datanodes.live().iter().map(|index| rack(datanodes, *index)).collect();
+        let replicas = placed.len() + request.count;
+        let per_rack_max = replicas.saturating_sub(1) / racks.len().max(1) + 2;
+        Self { datanodes, placed, per_rack_max }
+    }
+
+    /// How badly the next replica would lie on this datanode's rack; 0: as it should.
+    fn misfit(&self, index: NodeIndex) -> u8 {
+        let rack = rack(self.datanodes, index);
+        match self.placed.as_slice() {
+            [] => 0,
+            [first] => u8::from(rack == *first),
+            [first, second] if first == second => u8::from(rack == *first),
+            [first, second] => u8::from(rack != *second) + u8::from(rack == *first),
+            placed => {
+                let there = placed.iter().filter(|placed| **placed == rack).count();
+                u8::from(there >= self.per_rack_max)
+            }
+        }
+    }
+}
+
+fn rack(datanodes: &Datanodes, index: NodeIndex) -> &str {
+    &datanodes.node(index).address.rack
 }
 
 /// All datanodes that may be chosen, best first.
@@ -46,9 +105,11 @@ fn ranked(
     request: &PlacementRequest<'_>,
     now_ms: u64,
     rng: &mut StdRng,
-) -> Vec<NodeIndex> {
+) -> Vec<Candidate> {
     let may_be_chosen = |index: &NodeIndex| {
-        !request.taken.contains(index) && has_room(datanodes, *index, request.block_size)
+        !request.holders.contains(index)
+            && !request.excluded.contains(index)
+            && has_room(datanodes, *index, request.block_size)
     };
     let mut candidates: Vec<NodeIndex> =
         datanodes.live().iter().copied().filter(may_be_chosen).collect();
@@ -60,13 +121,16 @@ fn ranked(
     };
     let is_local = |index: NodeIndex| request.writer == Some(datanodes.node(index).address.ip);
     // Stable: random within a rank.
-    candidates.sort_by_key(|&index| {
+    let rank = |index: NodeIndex| {
         let is_favored = is_favored(datanodes, index, request.favored);
         (is_last(index), !is_favored, request.no_local_write && is_local(index))
-    });
+    };
+    let mut candidates: Vec<Candidate> =
+        candidates.into_iter().map(|index| Candidate { index, rank: rank(index) }).collect();
+    candidates.sort_by_key(|candidate| candidate.rank);
     // One local replica is enough: others on the same host would be lost with it.
     let wants_local = !request.no_local_write && request.favored.is_empty();
-    let local = candidates.iter().position(|&index| is_local(index) && !is_last(index));
+    let local = candidates.iter().position(|c| is_local(c.index) && !is_last(c.index));
     if let Some(at) = local.filter(|_| wants_local) {
         candidates[..=at].rotate_right(1);
     }
@@ -177,6 +241,7 @@ mod tests {
                 ipc_port: 0,
                 info_secure_port: None,
                 software_version: "3.3.6".to_owned(),
+                rack: crate::topology::DEFAULT_RACK.into(),
             };
             let (index, _) = datanodes.register(registration, NOW_MS, 0).unwrap();
             let reports: Vec<StorageReportProto> = (host.free.iter().enumerate())
@@ -200,7 +265,8 @@ mod tests {
             count,
             block_size: BLOCK,
             writer: None,
-            taken: &[],
+            holders: &[],
+            excluded: &[],
             favored: &[],
             no_local_write: false,
         }
@@ -220,7 +286,7 @@ mod tests {
             let taken: Vec<NodeIndex> =
                 taken.iter().filter_map(|number| indices.get(*number).copied()).collect();
             let request = PlacementRequest {
-                writer: Some(ip(local)), taken: &taken, no_local_write, ..request(count)
+                writer: Some(ip(local)), excluded: &taken, no_local_write, ..request(count)
             };
             let mut rng = StdRng::seed_from_u64(seed);
             let targets = choose(&datanodes, &request, NOW_MS, &mut rng);
@@ -298,6 +364,64 @@ mod tests {
         let mut nodes: Vec<_> = targets.iter().map(|t| datanodes.node_of(*t)).collect();
         nodes.sort();
         assert_eq!(nodes, indices[1..3]);
+    }
+
+    /// Datanodes with room on racks "a", "b" and so on.
+    fn on_racks(racks: &str) -> (Datanodes, Vec<NodeIndex>) {
+        let hosts: Vec<Host> = racks.chars().zip(1..).map(|(_, last)| plain(last)).collect();
+        let (mut datanodes, indices) = cluster(&hosts);
+        for (index, rack) in indices.iter().zip(racks.chars()) {
+            datanodes.node_mut(*index).address.rack = format!("/{rack}").into();
+        }
+        (datanodes, indices)
+    }
+
+    fn racks_of(datanodes: &Datanodes, targets: &[StorageIndex]) -> String {
+        let racks = targets.iter().map(|target| datanodes.owner(*target).address.rack.clone());
+        racks.map(|rack| rack.trim_start_matches('/').to_owned()).collect()
+    }
+
+    #[test]
+    fn replicas_go_to_two_racks_the_writers_own_first() {
+        let (datanodes, _) = on_racks("aaaabbbbcccc");
+        for seed in 0..100 {
+            let request = PlacementRequest { writer: Some(ip(2)), ..request(3) };
+            let mut rng = StdRng::seed_from_u64(seed);
+            let targets = choose(&datanodes, &request, NOW_MS, &mut rng);
+            let racks = racks_of(&datanodes, &targets);
+            assert!(racks == "abb" || racks == "acc", "{racks}");
+            assert_eq!(datanodes.owner(targets[0]).address.ip, ip(2));
+            let ten = PlacementRequest { count: 10, ..request };
+            let racks = racks_of(&datanodes, &choose(&datanodes, &ten, NOW_MS, &mut rng));
+            let most = "abc".chars().map(|rack| racks.matches(rack).count()).max();
+            assert!(racks.len() == 10 && most <= Some(4), "{racks}");
+        }
+    }
+
+    #[test]
+    fn new_replicas_mend_the_spread_of_those_that_are_there() {
+        let (datanodes, indices) = on_racks("aaabbc");
+        for (holders, expected) in
+            [(&indices[..1], ["b", "c"]), (&indices[..2], ["b", "c"]), (&indices[2..4], ["b", "b"])]
+        {
+            for seed in 0..50 {
+                let request = PlacementRequest { holders, ..request(1) };
+                let mut rng = StdRng::seed_from_u64(seed);
+                let racks = racks_of(&datanodes, &choose(&datanodes, &request, NOW_MS, &mut rng));
+                assert!(expected.contains(&racks.as_str()), "{holders:?}: {racks}");
+            }
+        }
+    }
+
+    #[test]
+    fn racks_yield_to_room_and_health() {
+        let (mut datanodes, indices) = on_racks("aab");
+        datanodes.node_mut(indices[2]).heartbeat_ms = 0;
+        let mut rng = StdRng::seed_from_u64(1);
+        let two = choose(&datanodes, &request(2), NOW_MS, &mut rng);
+        assert_eq!(racks_of(&datanodes, &two), "aa", "the third is stale");
+        let three = choose(&datanodes, &request(3), NOW_MS, &mut rng);
+        assert_eq!(racks_of(&datanodes, &three), "aab");
     }
 
     #[test]

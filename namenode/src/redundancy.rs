@@ -136,7 +136,9 @@ impl Replicas {
         }
     }
 
-    /// The replica to give up: the balancer's, or the one on the storage with the least space.
+    /// The replica to give up: one that shares its rack with another where there is such a one, as
+    /// long as there is more than one rack; then the balancer's, then the one on the storage with
+    /// the least space.
     fn spare_replica(&self, good: &[StorageIndex], replication: usize) -> Option<StorageIndex> {
         let is_trusted = |storage: StorageIndex| {
             let node = self.nodes.node_of(storage);
@@ -147,9 +149,11 @@ impl Replicas {
             .iter()
             .copied()
             .filter(|storage| trusted - usize::from(is_trusted(*storage)) >= replication);
+        let rack = |storage: StorageIndex| &self.nodes.owner(storage).address.rack;
         spare.min_by_key(|storage| {
+            let on_rack = good.iter().filter(|other| rack(**other) == rack(*storage)).count();
             let is_hint = self.delete_hint == Some(self.nodes.node_of(*storage));
-            (!is_hint, self.nodes.storage(*storage).remaining, *storage)
+            (on_rack == 1, !is_hint, self.nodes.storage(*storage).remaining, *storage)
         })
     }
 
@@ -259,13 +263,14 @@ impl Replicas {
             invalidations.condemned(id).is_some()
                 && !(trusting && invalidations.is_obeyed(id, self.now_ms))
         });
-        let taken: Vec<NodeIndex> =
-            holding.map(|storage| self.nodes.node_of(*storage)).chain(condemned).collect();
+        let holders: Vec<NodeIndex> = holding.map(|storage| self.nodes.node_of(*storage)).collect();
+        let excluded: Vec<NodeIndex> = condemned.collect();
         let request = PlacementRequest {
             count,
             block_size: block.num_bytes,
             writer: None,
-            taken: &taken,
+            holders: &holders,
+            excluded: &excluded,
             favored: &[],
             no_local_write: false,
         };

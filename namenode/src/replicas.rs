@@ -279,8 +279,9 @@ impl Replicas {
         }
     }
 
-    /// Good replicas first near `reader`, then at random, stale datanodes last; the bad ones and
-    /// `true` when there are no good ones.
+    /// Good replicas, those on the reader's host first, then those on its rack if it has a
+    /// datanode, else at random, stale datanodes last; the bad ones and `true` when there are no
+    /// good ones.
     pub fn locations(&mut self, id: BlockId, reader: IpAddr) -> (Vec<StorageIndex>, bool) {
         let known = match (self.map.settled.get(&id), self.map.open.get(&id)) {
             (Some(settled), _) => settled.good.clone(),
@@ -294,10 +295,17 @@ impl Replicas {
             locations = bad.filter(|storage| self.nodes.is_usable(*storage)).collect();
         }
         locations.shuffle(&mut self.rng);
+        let rack = |storage: &StorageIndex| &self.nodes.owner(*storage).address.rack;
+        let one_rack = locations.windows(2).all(|pair| rack(&pair[0]) == rack(&pair[1]));
+        let of_reader = |index: &&NodeIndex| self.nodes.node(**index).address.ip == reader;
+        // Looking for the reader among all datanodes is worth it only when racks differ.
+        let near = if one_rack { None } else { self.nodes.live().iter().find(of_reader) };
+        let near_rack = near.map(|index| &self.nodes.node(*index).address.rack);
         locations.sort_by_key(|storage| {
-            let node = self.nodes.node_of(*storage);
-            let is_local = self.nodes.node(node).address.ip == reader;
-            (self.nodes.is_stale(node, self.now_ms), !is_local)
+            let address = &self.nodes.owner(*storage).address;
+            let is_near = near_rack == Some(&address.rack);
+            let is_stale = self.nodes.is_stale(self.nodes.node_of(*storage), self.now_ms);
+            (is_stale, address.ip != reader, !is_near)
         });
         (locations, is_corrupt)
     }

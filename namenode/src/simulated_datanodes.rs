@@ -147,6 +147,7 @@ impl World {
             ipc_port: 0,
             info_secure_port: None,
             software_version: "3.3.6".to_owned(),
+            rack: crate::topology::DEFAULT_RACK.into(),
         };
         self.manager.register(registration).unwrap();
     }

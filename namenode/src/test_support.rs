@@ -101,6 +101,7 @@ impl Fixture {
                 ipc_port: 9867,
                 info_secure_port: None,
                 software_version: "3.3.6".to_owned(),
+                rack: crate::topology::DEFAULT_RACK.into(),
             };
             let blocks = &self.namesystem.blocks;
             blocks.register(registration).unwrap();

@@ -140,6 +140,15 @@ settings! {
         "Time that safe mode lasts on after its threshold was reached", was "dfs.safemode.extension";
     DFS_NAMENODE_LEASE_HARD_LIMIT_SEC: Seconds, "dfs.namenode.lease-hard-limit-sec" = "1200",
         "Time after which the file of a silent writer is closed by the namenode";
+    NET_TOPOLOGY_NODE_SWITCH_MAPPING_IMPL: Text, "net.topology.node.switch.mapping.impl" =
+        "org.apache.hadoop.net.ScriptBasedMapping",
+        "Where racks of datanodes come from: this, or org.apache.hadoop.net.TableMapping",
+        was "topology.node.switch.mapping.impl";
+    NET_TOPOLOGY_SCRIPT_FILE_NAME: Text, "net.topology.script.file.name" = "",
+        "Program that prints the rack of the address it is given",
+        was "topology.script.file.name";
+    NET_TOPOLOGY_TABLE_FILE_NAME: Text, "net.topology.table.file.name" = "",
+        "File of lines 'address rack', read when there is no script or TableMapping is asked for";
     DFS_PERMISSIONS_ENABLED: Boolean, "dfs.permissions.enabled" = "true",
         "Whether permissions are checked", was "dfs.permissions";
     DFS_PERMISSIONS_SUPERUSERGROUP: Text, "dfs.permissions.superusergroup" = "supergroup",
