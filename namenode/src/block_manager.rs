@@ -9,9 +9,9 @@ use parking_lot::{Mutex, MutexGuard};
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp};
 use ringfs_protocol::block_report::{self, ReportedReplica};
 use ringfs_protocol::messages::{
-    DatanodeInfoProto, DatanodeReportTypeProto, DatanodeStorageProto, DatanodeStorageReportProto,
-    ExtendedBlockProto, StorageBlockReportProto, StorageReceivedDeletedBlocksProto,
-    StorageTypeProto,
+    AdminState, DatanodeInfoProto, DatanodeReportTypeProto, DatanodeStorageProto,
+    DatanodeStorageReportProto, ExtendedBlockProto, StorageBlockReportProto,
+    StorageReceivedDeletedBlocksProto, StorageTypeProto,
 };
 use ringfs_protocol::settings::{self, Setting};
 use ringfs_protocol::site_config::Configuration;
@@ -23,6 +23,7 @@ use crate::datanodes::{
 };
 use crate::error::{NamenodeError, Result};
 use crate::heartbeats::{Heartbeat, HeartbeatReply, Targets};
+use crate::host_lists::HostLists;
 use crate::limits::{REPORT_STEP, STORAGES_PER_DATANODE_MAX};
 use crate::placement::{self, PlacementRequest};
 use crate::replicas::Replicas;
@@ -130,6 +131,10 @@ pub struct BlockManagerConfig {
     pub work_multiplier: usize,
     /// Deletions sent with one heartbeat.
     pub invalidate_limit: usize,
+    /// Time between two looks at what depends on datanodes that leave.
+    pub leaving_interval_ms: u64,
+    /// Replicas in service that a block keeps while others are in maintenance.
+    pub maintenance_min: usize,
 }
 
 impl BlockManagerConfig {
@@ -162,6 +167,8 @@ impl BlockManagerConfig {
             )?
             .max(1),
             invalidate_limit: count(&settings::DFS_BLOCK_INVALIDATE_LIMIT)?.max(1),
+            leaving_interval_ms: millis(&settings::DFS_NAMENODE_DECOMMISSION_INTERVAL)?,
+            maintenance_min: count(&settings::DFS_NAMENODE_MAINTENANCE_REPLICATION_MIN)?,
         })
     }
 }
@@ -388,6 +395,11 @@ impl BlockManager {
         &self.safe_mode
     }
 
+    /// Lets datanodes in, has them leave, or puts them out, as the operator's lists say.
+    pub fn set_host_lists(&self, lists: HostLists) {
+        self.lock().set_host_lists(lists);
+    }
+
     /// A datanode introduces itself.
     pub fn register(&self, registration: Registration) -> Result<()> {
         self.lock().register(registration, self.clock.now_ms())
@@ -509,6 +521,7 @@ impl BlockManager {
     fn lock(&self) -> MutexGuard<'_, Replicas> {
         let mut replicas = self.replicas.lock();
         replicas.now_ms = self.clock.monotonic_ms();
+        replicas.time_ms = self.clock.now_ms();
         replicas
     }
 }
@@ -527,13 +540,20 @@ impl Drop for Waiting<'_> {
 }
 
 fn of_kind(nodes: &Datanodes, kind: DatanodeReportTypeProto) -> Vec<NodeIndex> {
-    use DatanodeReportTypeProto::{All, Dead, Live};
+    use DatanodeReportTypeProto::{
+        All, Dead, Decommissioning, EnteringMaintenance, InMaintenance, Live,
+    };
+    let in_state = |state: AdminState| {
+        let is_in = move |index: &NodeIndex| nodes.node(*index).service.admin_state() == state;
+        nodes.known().filter(is_in).collect()
+    };
     let mut found: Vec<NodeIndex> = match kind {
         All => nodes.known().collect(),
         Live => nodes.live().to_vec(),
         Dead => nodes.known().filter(|index| !nodes.node(*index).alive).collect(),
-        // Nothing takes a datanode out of service but its death.
-        _ => Vec::new(),
+        Decommissioning => in_state(AdminState::DecommissionInprogress),
+        EnteringMaintenance => in_state(AdminState::EnteringMaintenance),
+        InMaintenance => in_state(AdminState::InMaintenance),
     };
     found.sort_unstable();
     found

@@ -11,6 +11,7 @@ use ringfs_protocol::messages::*;
 use ringfs_protocol::rpc::server::{Call, CallError};
 
 use crate::error::{NamenodeError, Result};
+use crate::host_lists::HostLists;
 use crate::limits::CORRUPT_FILES_PAGE;
 use crate::namespace;
 use crate::namesystem::{ClientCall, Namesystem, RetryKey};
@@ -45,7 +46,7 @@ impl Namesystem {
         if let Some(reply) = self.attribute_call(&client, call).await? {
             return Ok(reply);
         }
-        if let Some(reply) = self.cluster_call(&client, call)? {
+        if let Some(reply) = self.cluster_call(&client, call).await? {
             return Ok(reply);
         }
         Err(no_such_method(call))
@@ -252,10 +253,15 @@ impl Namesystem {
     }
 
     /// Questions about the cluster as a whole, and safe mode.
-    fn cluster_call(&self, client: &ClientCall, call: &Call) -> Reply {
+    async fn cluster_call(&self, client: &ClientCall, call: &Call) -> Reply {
         match call.method.as_str() {
             "getServerDefaults" => {
                 encode(GetServerDefaultsResponseProto { server_defaults: self.server_defaults() })
+            }
+            "refreshNodes" => {
+                let _: RefreshNodesRequestProto = request(call)?;
+                self.refresh_nodes(client).await?;
+                encode(RefreshNodesResponseProto {})
             }
             "getFsStats" => encode(self.fs_stats()),
             "getFsReplicatedBlockStats" => encode(self.replicated_block_stats()),
@@ -335,6 +341,16 @@ impl Namesystem {
             highest_prio_low_redundancy_blocks: Some(stats.highest_priority_low_redundancy_blocks),
             badly_distributed_blocks: Some(0),
         }
+    }
+
+    /// Reads the operator's lists of hosts again; when one cannot be read nothing changes.
+    async fn refresh_nodes(&self, client: &ClientCall) -> Result<()> {
+        client.principal.check_superuser()?;
+        let files = self.config.host_files.clone();
+        let loading = tokio::task::spawn_blocking(move || HostLists::load(&files));
+        let loaded = loading.await.map_err(|error| NamenodeError::Io(error.to_string()))?;
+        self.blocks.set_host_lists(loaded?);
+        Ok(())
     }
 
     /// Whether safe mode is on after the call.

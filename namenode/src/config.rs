@@ -7,6 +7,7 @@ use ringfs_protocol::messages::ChecksumTypeProto;
 use ringfs_protocol::settings::{self as s, Setting};
 use ringfs_protocol::site_config::{ConfigError, Configuration};
 
+use crate::host_lists::HostFiles;
 use crate::limits::COMPLETE_WAIT;
 use crate::topology::RackSource;
 
@@ -43,6 +44,7 @@ pub struct NamespaceConfig {
     /// Groups of users that are not asked of the system.
     pub group_overrides: HashMap<String, Vec<String>>,
     pub racks: RackSource,
+    pub host_files: HostFiles,
 }
 
 impl NamespaceConfig {
@@ -97,6 +99,7 @@ impl NamespaceConfig {
                 &c.text(&s::HADOOP_USER_GROUP_STATIC_MAPPING_OVERRIDES),
             ),
             racks: RackSource::read(c)?,
+            host_files: HostFiles::read(c)?,
         })
     }
 

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use ringfs_protocol::block::Block;
 use ringfs_protocol::messages::{
-    AdminState, DatanodeIDProto, DatanodeInfoProto, DatanodeStorageProto,
-    DatanodeStorageReportProto, StorageReportProto, StorageState, StorageTypeProto,
+    DatanodeIDProto, DatanodeInfoProto, DatanodeStorageProto, DatanodeStorageReportProto,
+    StorageReportProto, StorageState, StorageTypeProto,
 };
 
 use crate::block_manager::{RecoveryRequest, StorageTarget};
@@ -24,6 +24,7 @@ use crate::error::{NamenodeError, Result};
 use crate::invalidations::Invalidations;
 use crate::limits::{DATANODES_MAX, STORAGES_PER_DATANODE_MAX};
 use crate::recent_changes::RecentChanges;
+use crate::service_state::ServiceState;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct NodeIndex(u32);
@@ -58,6 +59,7 @@ pub(crate) struct Node {
     pub uuid: Arc<str>,
     pub address: Registration,
     pub alive: bool,
+    pub service: ServiceState,
     /// Monotonic, for timeouts; and the time of day, for reports.
     pub heartbeat_ms: u64,
     pub heartbeat_time_ms: u64,
@@ -290,6 +292,11 @@ impl Datanodes {
         !dead.is_empty()
     }
 
+    /// Has nothing more to do with the datanode until it is let in again.
+    pub fn put_out(&mut self, index: NodeIndex) {
+        self.bury(index);
+    }
+
     fn bury(&mut self, index: NodeIndex) {
         self.live.retain(|live| *live != index);
         let node = &mut self.nodes[index.0 as usize];
@@ -341,6 +348,12 @@ impl Datanodes {
     /// Whether replicas on it count.
     pub fn is_usable(&self, index: StorageIndex) -> bool {
         !self.storage(index).failed && self.owner(index).alive
+    }
+
+    /// Whether replicas on it stay in the books: its datanode may be down for maintenance.
+    pub fn is_kept(&self, index: StorageIndex) -> bool {
+        let is_away = matches!(self.owner(index).service, ServiceState::InMaintenance { .. });
+        self.is_usable(index) || (is_away && !self.storage(index).failed)
     }
 
     pub fn is_stale(&self, index: NodeIndex, now_ms: u64) -> bool {
@@ -416,7 +429,7 @@ impl Datanodes {
             xceiver_count: Some(node.streams),
             location: Some(node.address.rack.to_string()),
             non_dfs_used: sum(Storage::non_dfs_used),
-            admin_state: Some(AdminState::Normal as i32),
+            admin_state: Some(node.service.admin_state() as i32),
             cache_capacity: Some(0),
             cache_used: Some(0),
             last_update_monotonic: Some(node.heartbeat_ms),
@@ -450,6 +463,7 @@ impl Node {
             uuid,
             address,
             alive: true,
+            service: ServiceState::default(),
             heartbeat_ms: now_ms,
             heartbeat_time_ms: time_ms,
             block_report_ms: 0,

@@ -43,8 +43,10 @@ pub type Targets = (Vec<DatanodeInfoProto>, Vec<i32>, Vec<String>);
 
 impl Replicas {
     pub fn register(&mut self, registration: Registration, time_ms: u64) -> Result<()> {
+        self.check_let_in(&registration)?;
         let (index, replaced) = self.nodes.register(registration, self.now_ms, time_ms)?;
         self.leases.end(index);
+        self.follow_host_lists(index);
         if replaced {
             self.on_loss();
         }

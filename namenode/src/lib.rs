@@ -18,6 +18,7 @@ pub mod error;
 mod file_write;
 pub mod format;
 pub mod heartbeats;
+pub mod host_lists;
 mod invalidations;
 pub mod leases;
 pub mod limits;
@@ -42,6 +43,7 @@ mod retry_cache;
 pub mod safe_mode;
 pub mod schema;
 pub mod server;
+mod service_state;
 mod storage_policies;
 pub mod store;
 mod stored_blocks;
@@ -61,6 +63,8 @@ mod namespace_model_tests;
 mod namespace_tests;
 #[cfg(test)]
 mod report_order_tests;
+#[cfg(test)]
+mod service_state_tests;
 #[cfg(test)]
 mod simulated_datanodes;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Where new replicas go.
 //!
-//! Live datanodes with room for a block, never two replicas of a block on one of them. Stale and
+//! Live datanodes in service with room for a block, never two replicas of a block on one of them. Stale and
 //! overloaded datanodes come last; before all others the ones that the client favours, and for the
 //! first replica one on the writer's own host. Among equals racks decide, as in HDFS: the second
 //! replica on another rack than the first, the third on the second's rack, further ones on no rack
@@ -17,6 +17,7 @@ use ringfs_protocol::messages::{StorageState, StorageTypeProto};
 
 use crate::datanodes::{Datanodes, NodeIndex, Storage, StorageIndex, saturating_sum};
 use crate::limits::OVERLOADED_STREAMS_MIN;
+use crate::service_state::ServiceState;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlacementRequest<'a> {
@@ -109,6 +110,7 @@ fn ranked(
     let may_be_chosen = |index: &NodeIndex| {
         !request.holders.contains(index)
             && !request.excluded.contains(index)
+            && datanodes.node(*index).service == ServiceState::InService
             && has_room(datanodes, *index, request.block_size)
     };
     let mut candidates: Vec<NodeIndex> =

@@ -1,6 +1,6 @@
 //! Keeping each settled block at its file's replication: the monitor's rounds.
 //!
-//! | good + pending replicas | what happens |
+//! | good + pending replicas in service | what happens |
 //! |---|---|
 //! | none good, none pending | the block is missing: listed, nothing to copy from |
 //! | fewer than the replication | queued by risk; each round orders some copies, which then are pending |
@@ -35,6 +35,8 @@ pub(crate) struct Monitor {
     started: bool,
     round_at_ms: u64,
     sweep: Walk,
+    /// Over all blocks, after a datanode began to leave or came back.
+    reweigh: Walk,
     scan: Walk,
 }
 
@@ -62,12 +64,14 @@ impl Replicas {
         }
         self.sweep_step();
         self.scan_step();
+        self.reweigh_step();
         if !self.safe_mode.is_on() && self.now_ms >= self.monitor.round_at_ms {
             self.monitor.round_at_ms = self.now_ms + self.config.redundancy_interval_ms;
             self.round();
         }
-        matches!(self.monitor.sweep, Walk::Behind(_))
-            || matches!(self.monitor.scan, Walk::Behind(_))
+        let is_searching = self.monitor.started && self.leaving_step();
+        let walks = [&self.monitor.sweep, &self.monitor.scan, &self.monitor.reweigh];
+        is_searching || walks.iter().any(|walk| matches!(walk, Walk::Behind(_)))
     }
 
     /// To be called when replicas ceased to count: a datanode died, a storage failed.
@@ -103,14 +107,15 @@ impl Replicas {
             return;
         };
         let replication = usize::from(settled.replication);
-        let good = self.usable(&settled.good).count();
+        let counted = self.count(&settled.good);
+        let wanted = counted.wanted(replication, self.config.maintenance_min);
         let pending = self.pending.targets(id).len();
-        if good + pending < replication && (good > 0 || pending == 0) {
-            self.low.insert(id, good, replication);
+        if counted.in_service + pending < wanted && (counted.readable > 0 || pending == 0) {
+            self.low.insert(id, counted.at_stake(), replication);
         } else {
             self.low.remove(id);
         }
-        if good > replication {
+        if counted.in_service > replication {
             self.remove_excess(id);
         } else {
             self.postponed.remove(&id);
@@ -122,8 +127,9 @@ impl Replicas {
         self.postponed.remove(&id);
         while let Some(settled) = self.map.settled.get(&id) {
             let replication = usize::from(settled.replication);
-            let (stamp, good) =
-                (settled.generation_stamp, self.usable(&settled.good).collect::<Vec<_>>());
+            let stamp = settled.generation_stamp;
+            let good: Vec<StorageIndex> =
+                self.usable(&settled.good).filter(|storage| self.is_in_service(*storage)).collect();
             if good.len() <= replication {
                 return;
             }
@@ -166,7 +172,7 @@ impl Replicas {
         if bad.is_empty() {
             return;
         }
-        let (good, stamp) = (self.usable(&settled.good).count(), settled.generation_stamp);
+        let (good, stamp) = (self.count(&settled.good).in_service, settled.generation_stamp);
         let replication = usize::from(settled.replication);
         // A datanode with a bad replica takes no good one: where every datanode holds one of
         // either, the bad ones must make room.
@@ -212,10 +218,12 @@ impl Replicas {
             let good = settled.good.clone();
             self.usable(&good).collect()
         };
-        let there = good.len() + self.pending.targets(id).len();
-        let lacking = usize::from(stored.replication).saturating_sub(there);
-        let Some(source) = self.source(&good, Risk::of(good.len(), stored.replication.into()))
-        else {
+        let counted = self.count(&good);
+        let wanted = counted.wanted(stored.replication.into(), self.config.maintenance_min);
+        let there = counted.in_service + self.pending.targets(id).len();
+        let lacking = wanted.saturating_sub(there);
+        let risk = Risk::of(counted.at_stake(), stored.replication.into());
+        let Some(source) = self.source(&good, risk) else {
             return;
         };
         let mut targets = self.copy_targets(&block, lacking, false);
@@ -321,13 +329,32 @@ impl Replicas {
         let (mut visited, mut last) = (0, None);
         for (id, settled) in self.map.settled.range((from, Bound::Unbounded)).take(SWEEP_STEP) {
             (visited, last) = (visited + 1, Some(*id));
-            let gone = settled.good.iter().filter(|storage| !self.nodes.is_usable(**storage));
+            let gone = settled.good.iter().filter(|storage| !self.nodes.is_kept(**storage));
             lost.extend(gone.map(|storage| (*id, *storage)));
         }
         let is_over = visited < SWEEP_STEP;
         self.monitor.sweep = if is_over { Walk::Idle } else { Walk::Behind(last) };
         for (id, storage) in lost {
             self.remove_replica(id, storage, None);
+        }
+    }
+
+    /// Weighs every settled block anew.
+    pub fn reweigh(&mut self) {
+        self.monitor.reweigh = Walk::Behind(None);
+    }
+
+    fn reweigh_step(&mut self) {
+        let Walk::Behind(after) = self.monitor.reweigh else {
+            return;
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let step = self.map.settled.range((from, Bound::Unbounded)).take(SWEEP_STEP);
+        let ids: Vec<BlockId> = step.map(|(id, _)| *id).collect();
+        let is_over = ids.len() < SWEEP_STEP;
+        self.monitor.reweigh = if is_over { Walk::Idle } else { Walk::Behind(ids.last().copied()) };
+        for id in ids {
+            self.check_redundancy(id);
         }
     }
 

@@ -20,12 +20,14 @@ use tokio::sync::Notify;
 use crate::block_manager::{BlockManagerConfig, RecoveryRequest, StoredBlock, StoredBlocks};
 use crate::block_map::{BadReplica, BlockMap, Open, OpenReplica, Settled, Storages};
 use crate::datanodes::{Datanodes, NodeIndex, StorageIndex};
+use crate::host_lists::HostLists;
 use crate::low_redundancy::LowRedundancy;
 use crate::pending_replicas::PendingReplicas;
 use crate::redundancy::Monitor;
 use crate::replica_verdict::{BadReason, Verdict, judge};
 use crate::report_leases::ReportLeases;
 use crate::safe_mode::SafeMode;
+use crate::service_state::Leaving;
 
 pub(crate) struct Replicas {
     pub(crate) config: BlockManagerConfig,
@@ -41,6 +43,10 @@ pub(crate) struct Replicas {
     pub(crate) monitor: Monitor,
     pub(crate) rng: StdRng,
     pub(crate) now_ms: u64,
+    /// The time of day.
+    pub(crate) time_ms: u64,
+    pub(crate) host_lists: HostLists,
+    pub(crate) leaving: Leaving,
     /// Blocks reported with stamps beyond the last one given out.
     pub(crate) from_the_future: BTreeSet<BlockId>,
     /// While a report is applied: the datanode from which a balancer moved the replica.
@@ -74,6 +80,9 @@ impl Replicas {
             monitor: Monitor::default(),
             rng: StdRng::seed_from_u64(seed),
             now_ms: 0,
+            time_ms: 0,
+            host_lists: HostLists::default(),
+            leaving: Leaving::default(),
             from_the_future: BTreeSet::new(),
             delete_hint: None,
             waiters: HashMap::new(),
@@ -280,8 +289,8 @@ impl Replicas {
     }
 
     /// Good replicas, those on the reader's host first, then those on its rack if it has a
-    /// datanode, else at random, stale datanodes last; the bad ones and `true` when there are no
-    /// good ones.
+    /// datanode, else at random, stale datanodes and those that have left last; the bad ones and
+    /// `true` when there are no good ones.
     pub fn locations(&mut self, id: BlockId, reader: IpAddr) -> (Vec<StorageIndex>, bool) {
         let known = match (self.map.settled.get(&id), self.map.open.get(&id)) {
             (Some(settled), _) => settled.good.clone(),
@@ -302,10 +311,11 @@ impl Replicas {
         let near = if one_rack { None } else { self.nodes.live().iter().find(of_reader) };
         let near_rack = near.map(|index| &self.nodes.node(*index).address.rack);
         locations.sort_by_key(|storage| {
-            let address = &self.nodes.owner(*storage).address;
+            let node = self.nodes.owner(*storage);
+            let (address, rank) = (&node.address, node.service.reading_rank());
             let is_near = near_rack == Some(&address.rack);
             let is_stale = self.nodes.is_stale(self.nodes.node_of(*storage), self.now_ms);
-            (is_stale, address.ip != reader, !is_near)
+            (rank, is_stale, address.ip != reader, !is_near)
         });
         (locations, is_corrupt)
     }

@@ -24,6 +24,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::NamespaceConfig;
 use crate::error::{NamenodeError, Result};
 use crate::format;
+use crate::host_lists::HostLists;
 use crate::limits::MONITOR_INTERVAL;
 use crate::namesystem::Namesystem;
 
@@ -94,6 +95,7 @@ fn open(configuration: &Configuration) -> Result<Arc<Namesystem>> {
         clock.clone(),
         rand::random(),
     );
+    blocks.set_host_lists(HostLists::load(&config.host_files)?);
     Namesystem::new(store, config, blocks, clock)
 }
 

@@ -18,6 +18,7 @@ use crate::block_manager::*;
 use crate::clock::ManualClock;
 use crate::datanodes::Registration;
 use crate::heartbeats::{Heartbeat, HeartbeatReply};
+use crate::topology::DEFAULT_RACK;
 
 pub const BLOCK_BYTES: u64 = 100;
 pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -54,6 +55,7 @@ impl StoredBlocks for Namespace {
 pub struct Datanode {
     pub uuid: String,
     pub port: u32,
+    pub rack: &'static str,
     pub alive: bool,
     pub replicas: BTreeMap<BlockId, (Block, ReplicaState)>,
     /// Blocks whose bytes are wrong on this datanode, which it does not know.
@@ -124,10 +126,15 @@ impl World {
     }
 
     pub fn add_datanode(&mut self) -> usize {
+        self.add_datanode_on(DEFAULT_RACK)
+    }
+
+    pub fn add_datanode_on(&mut self, rack: &'static str) -> usize {
         let number = self.datanodes.len();
         self.datanodes.push(Datanode {
             uuid: format!("node-{number}"),
             port: 9000 + number as u32,
+            rack,
             alive: true,
             replicas: BTreeMap::new(),
             rotten: BTreeSet::new(),
@@ -138,6 +145,10 @@ impl World {
     }
 
     pub fn register(&self, number: usize) {
+        self.try_register(number).unwrap();
+    }
+
+    pub fn try_register(&self, number: usize) -> crate::error::Result<()> {
         let registration = Registration {
             uuid: self.datanodes[number].uuid.clone(),
             ip: LOCALHOST,
@@ -147,9 +158,9 @@ impl World {
             ipc_port: 0,
             info_secure_port: None,
             software_version: "3.3.6".to_owned(),
-            rack: crate::topology::DEFAULT_RACK.into(),
+            rack: self.datanodes[number].rack.into(),
         };
-        self.manager.register(registration).unwrap();
+        self.manager.register(registration)
     }
 
     pub fn beat(&self, number: usize, wants_report_lease: bool) -> HeartbeatReply {

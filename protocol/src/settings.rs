@@ -149,6 +149,20 @@ settings! {
         was "topology.script.file.name";
     NET_TOPOLOGY_TABLE_FILE_NAME: Text, "net.topology.table.file.name" = "",
         "File of lines 'address rack', read when there is no script or TableMapping is asked for";
+    DFS_HOSTS: Text, "dfs.hosts" = "",
+        "File of the datanodes that are let in, host or host:port; empty: all",
+        was "dfs.namenode.hosts";
+    DFS_HOSTS_EXCLUDE: Text, "dfs.hosts.exclude" = "",
+        "File of the datanodes that are to be decommissioned",
+        was "dfs.namenode.hosts.exclude";
+    DFS_NAMENODE_HOSTS_PROVIDER_CLASSNAME: Text, "dfs.namenode.hosts.provider.classname" =
+        "org.apache.hadoop.hdfs.server.blockmanagement.HostFileManager",
+        "This, or ...CombinedHostFileManager: dfs.hosts is JSON with the state of each datanode";
+    DFS_NAMENODE_DECOMMISSION_INTERVAL: Seconds, "dfs.namenode.decommission.interval" = "30",
+        "Time between two looks at what still depends on datanodes that leave";
+    DFS_NAMENODE_MAINTENANCE_REPLICATION_MIN: Integer,
+        "dfs.namenode.maintenance.replication.min" = "1",
+        "Replicas that a block keeps in service while others are in maintenance";
     DFS_PERMISSIONS_ENABLED: Boolean, "dfs.permissions.enabled" = "true",
         "Whether permissions are checked", was "dfs.permissions";
     DFS_PERMISSIONS_SUPERUSERGROUP: Text, "dfs.permissions.superusergroup" = "supergroup",
