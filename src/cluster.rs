@@ -251,6 +251,11 @@ impl Cluster {
         format!("127.0.0.1:{}", self.datanodes[index].ports.transfer)
     }
 
+    /// The address that serves a datanode's `/metrics`.
+    pub fn datanode_http_address(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.datanodes[index].ports.http)
+    }
+
     pub fn datanode_count(&self) -> usize {
         self.datanodes.len()
     }

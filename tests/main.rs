@@ -10,6 +10,7 @@ mod cli;
 mod discarding;
 mod hdfs_native;
 mod java_client;
+mod metrics;
 mod our_client;
 mod python_clients;
 mod replication;

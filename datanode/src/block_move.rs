@@ -25,6 +25,7 @@ use crate::peer::Peer;
 use crate::replica::OnDisk;
 use crate::replica_files::{open_existing, require_stored};
 use crate::replica_packets::ReplicaPackets;
+use crate::ring;
 use crate::transitions::{CreateReplica, ReplicaWriter};
 
 /// Blocks that move to or from this node at a time, as in HDFS; further ones are refused.
@@ -112,6 +113,7 @@ async fn receive_packets(source: &mut Peer, writer: &mut ReplicaWriter) -> Resul
     let path = writer.replica.files().data;
     require_stored(&writer.replica)?;
     writer.data = open_existing(&path, false).await?;
+    ring::counters().unaligned_fallbacks.add(1);
     let mut len = 0;
     loop {
         let Some(frame) = decode_packet_prefix(source.received())? else {

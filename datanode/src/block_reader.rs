@@ -249,6 +249,9 @@ impl ReadStream {
             let (result, rest) = self.data.read_at(rest, offset + filled as u64).await;
             let count = result.map_err(failed)?;
             slab[filled..filled + count].copy_from_slice(&rest[..count]);
+            let counters = ring::counters();
+            counters.short_reads.add(1);
+            counters.payload_bytes_copied.add(count as u64);
             filled += count;
         }
         let skip = self.start.saturating_sub(offset) as usize;

@@ -91,6 +91,9 @@ impl BlockSink {
         size_hint: u64,
         counters: Arc<Counters>,
     ) -> Result<Self> {
+        if !writer.replica.volume().direct_io() {
+            counters.unaligned_fallbacks.add(1);
+        }
         let end = writer.start_len;
         let start = end / SECTOR * SECTOR;
         let mut pieces = VecDeque::new();

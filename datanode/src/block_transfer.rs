@@ -23,6 +23,7 @@ use crate::error::{DatanodeError, Result};
 use crate::peer::{self, Peer};
 use crate::replica::Replica;
 use crate::replica_packets::ReplicaPackets;
+use crate::ring;
 
 #[derive(Clone)]
 pub struct Transfers {
@@ -73,7 +74,10 @@ impl Transfers {
             self.send(&whole, replica, "", stage, &destination).await.map(drop)
         };
         match sent.await {
-            Ok(()) => info!(%block, target, "copied"),
+            Ok(()) => {
+                ring::counters().blocks_replicated.add(1);
+                info!(%block, target, "copied");
+            }
             Err(error) => warn!(%block, target, %error, "copy failed"),
         }
     }

@@ -25,8 +25,7 @@ pub struct DatanodeConfig {
     pub data_dir_mode: u32,
     pub transfer_address: SocketAddr,
     pub ipc_address: SocketAddr,
-    /// Reported at registration only: this datanode serves no HTTP.
-    pub http_port: u16,
+    pub http_address: SocketAddr,
     pub host_name: String,
     pub reserved_bytes: u64,
     pub direct_io: bool,
@@ -59,7 +58,7 @@ impl DatanodeConfig {
             data_dir_mode: data_dir_mode(configured)?,
             transfer_address: socket_address(configured, &settings::DFS_DATANODE_ADDRESS)?,
             ipc_address: socket_address(configured, &settings::DFS_DATANODE_IPC_ADDRESS)?,
-            http_port: socket_address(configured, &settings::DFS_DATANODE_HTTP_ADDRESS)?.port(),
+            http_address: socket_address(configured, &settings::DFS_DATANODE_HTTP_ADDRESS)?,
             host_name: Some(configured.text(&settings::DFS_DATANODE_HOSTNAME))
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(host_name),

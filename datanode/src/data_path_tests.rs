@@ -58,7 +58,8 @@ impl Datanode {
         let root = temp.path().join("d");
         let volume = if direct_io { volume_at(root) } else { buffered_volume_at(root) };
         let dataset = Arc::new(open(vec![volume.clone()]));
-        let threads = DataThreads::start(1, POOL_BYTES).unwrap();
+        let counters = Arc::<Counters>::default();
+        let threads = DataThreads::start(1, POOL_BYTES, &counters).unwrap();
         let spawner = threads.spawner();
         let work = DataWork::new(move |job| spawner.spawn(job));
         let timeout = Duration::from_secs(10);
@@ -66,7 +67,7 @@ impl Datanode {
         let server = Arc::new(TransferServer {
             dataset: dataset.clone(),
             activity: activity.clone(),
-            counters: Arc::<Counters>::default(),
+            counters,
             transfers: Transfers {
                 dataset: dataset.clone(),
                 activity,

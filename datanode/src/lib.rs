@@ -26,9 +26,11 @@ pub mod error;
 mod fake_namenode;
 #[cfg(test)]
 mod fake_peer;
+mod http_server;
 mod ipc_server;
 mod java_properties;
 pub mod limits;
+mod metrics;
 mod mirror;
 mod namenode_link;
 mod packet_receiver;

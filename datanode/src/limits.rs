@@ -38,6 +38,14 @@ pub const MESSAGE_READ_BYTES: usize = 4 << 10;
 /// A stream that stopped in the middle of a packet keeps its slabs this long.
 pub const HALF_PACKET_PATIENCE: Duration = Duration::from_secs(1);
 
+/// HTTP: scrapers, of which there are a few. A connection holds at most its request's head and one
+/// page of metrics (some 10 KiB): 1.5 MiB together.
+pub const HTTP_CONNECTIONS_MAX: usize = 64;
+/// The least that the HTTP library takes is 8 KiB.
+pub const HTTP_HEAD_MAX_BYTES: usize = 8 << 10;
+/// From connect to the response's last byte.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Bound of sending to a peer that takes nothing (`dfs.datanode.socket.write.timeout`).
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(480);
 /// What each downstream datanode adds to the timeouts of waiting for it.

@@ -29,10 +29,13 @@ use crate::block_recovery::BlockRecovery;
 use crate::block_transfer::Transfers;
 use crate::commands::Commands;
 use crate::config::DatanodeConfig;
+use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
+use crate::http_server;
 use crate::ipc_server::IpcService;
+use crate::metrics::Metrics;
 use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
 use crate::runtime::DataThreads;
 use crate::server::TransferServer;
@@ -70,20 +73,23 @@ async fn serve(
 ) -> Result<()> {
     let storage = Storage::lock(&config)?;
     // First of all: a host that cannot run them should say so at once, not when a namenode comes.
-    let data_threads = DataThreads::start(config.data_threads, config.buffer_pool_bytes)?;
+    let counters = Arc::<Counters>::default();
+    let data_threads =
+        DataThreads::start(config.data_threads, config.buffer_pool_bytes, &counters)?;
     let transfer_listener = bind(config.transfer_address)?;
     let ipc_listener = bind(config.ipc_address)?;
+    let http_listener = bind(config.http_address)?;
     let identity = NodeIdentity {
         datanode_uuid: storage.datanode_uuid.clone(),
         host_name: config.host_name.clone(),
         transfer_address: local_address(&transfer_listener)?,
         ipc_port: local_address(&ipc_listener)?.port(),
-        http_port: config.http_port,
+        http_port: local_address(&http_listener)?.port(),
         layout: storage.layout,
     };
     info!(
         transfer = %identity.transfer_address, ipc_port = identity.ipc_port,
-        uuid = identity.datanode_uuid, namenode = config.namenode_address, "listening"
+        http_port = identity.http_port,        uuid = identity.datanode_uuid, namenode = config.namenode_address, "listening"
     );
     let namenode = RpcClient::new(
         &config.namenode_address,
@@ -102,10 +108,21 @@ async fn serve(
     let dataset = Arc::new(storage.join(&config, &namespace)?);
     let spawner = data_threads.spawner();
     let data_work = DataWork::new(move |job| spawner.spawn(job));
-    let parts = Parts::assemble(config, identity, namenode, namespace, dataset, data_work.clone());
-    let counters = parts.server.counters.clone();
+    let host_name = config.host_name.clone();
+    let parts = Parts::assemble(
+        config,
+        identity,
+        namenode,
+        namespace,
+        dataset,
+        data_work.clone(),
+        counters.clone(),
+    );
+    let metrics = Arc::new(Metrics::new(&parts.server, host_name));
+    let http = tokio::spawn(http_server::serve(tokio_listener(http_listener)?, metrics));
     parts.server.clone().start(transfer_listener, data_work);
     let outcome = parts.run(ipc_listener, stop).await;
+    http.abort();
     info!(?counters, "stopped");
     outcome
 }
@@ -165,6 +182,7 @@ impl Parts {
         namespace: NamespaceInfoProto,
         dataset: Arc<Dataset>,
         data_work: DataWork,
+        counters: Arc<Counters>,
     ) -> Self {
         let (activity, requests) = (Arc::<Activity>::default(), Arc::<LinkRequests>::default());
         let shutdown = Arc::new(Notify::new());
@@ -178,7 +196,7 @@ impl Parts {
         let server = Arc::new(TransferServer {
             dataset: dataset.clone(),
             activity: activity.clone(),
-            counters: Arc::default(),
+            counters,
             transfers: transfers.clone(),
             moves: BlockMoves::new(dataset.clone(), config.socket_timeout),
             socket_timeout: config.socket_timeout,
@@ -277,7 +295,7 @@ fn tokio_listener(listener: TcpListener) -> Result<tokio::net::TcpListener> {
     listener
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener))
-        .map_err(DatanodeError::io("serving IPC"))
+        .map_err(DatanodeError::io("registering a listener"))
 }
 
 /// Resolves with the name of the signal that came.
@@ -328,6 +346,7 @@ mod tests {
             ("dfs.datanode.data.dir", data_dirs),
             ("dfs.datanode.address", "127.0.0.1:0"),
             ("dfs.datanode.ipc.address", "127.0.0.1:0"),
+            ("dfs.datanode.http.address", "127.0.0.1:0"),
             ("dfs.datanode.hostname", "dn.example"),
             ("dfs.heartbeat.interval", "50ms"),
             ("ringfs.datanode.direct-io", "false"),

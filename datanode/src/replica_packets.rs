@@ -112,6 +112,7 @@ impl ReplicaPackets {
         out.extend_from_slice(&prefix[..prefix_len]);
         out.extend_from_slice(checksums);
         out.extend_from_slice(data);
+        ring::counters().payload_bytes_copied.add(data.len() as u64);
         self.offset += data.len() as u64;
         self.seqno += 1;
     }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
 use crate::ring::{self, Job, LEAST_KERNEL, LocalTask, Remote};
 
@@ -31,15 +32,15 @@ pub struct Spawner(Arc<[DataThread]>);
 
 impl DataThreads {
     /// `pool_bytes` is shared out among the threads.
-    pub fn start(count: usize, pool_bytes: u64) -> Result<Self> {
+    pub fn start(count: usize, pool_bytes: u64, counters: &Arc<Counters>) -> Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let slabs = pool_bytes as usize / ring::SLAB_BYTES / count;
         let (mut threads, mut joins) = (Vec::new(), Vec::new());
         for index in 0..count {
             let (sender, started) = mpsc::channel();
-            let mut stopped = stopped.clone();
+            let (mut stopped, counters) = (stopped.clone(), counters.clone());
             let main = move || {
-                let executor = match ring::new_executor(slabs) {
+                let executor = match ring::new_executor(slabs, counters) {
                     Ok(executor) => executor,
                     Err(error) => return drop(sender.send(Err(error))),
                 };
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn tasks_are_spread_over_the_threads_and_dropped_with_them() {
-        let threads = DataThreads::start(2, 8 << 20).unwrap();
+        let threads = DataThreads::start(2, 8 << 20, &Arc::default()).unwrap();
         let (sender, receiver) = mpsc::channel();
         for _ in 0..4 {
             let sender = sender.clone();

@@ -188,7 +188,7 @@ settings! {
     DFS_DATANODE_IPC_ADDRESS: Text, "dfs.datanode.ipc.address" = "0.0.0.0:9867",
         "Address of the datanode's RPC";
     DFS_DATANODE_HTTP_ADDRESS: Text, "dfs.datanode.http.address" = "0.0.0.0:9864",
-        "Address whose port is reported as the datanode's HTTP port";
+        "Address that serves the datanode's /metrics over HTTP";
     DFS_DATANODE_HOSTNAME: Text, "dfs.datanode.hostname" = "",
         "Host name to register with; empty: this host's", was "slave.host.name";
     DFS_DATANODE_DU_RESERVED: Bytes, "dfs.datanode.du.reserved" = "0",

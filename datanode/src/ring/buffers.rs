@@ -21,9 +21,12 @@ use std::io;
 use std::ops::{Deref, DerefMut, RangeBounds};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use memmap2::{Advice, MmapMut};
+
+use crate::counters::Counters;
 
 /// Bytes of a slab: half a huge page, and the size of write at which one stream fills a disk.
 pub const SLAB_BYTES: usize = 1 << 20;
@@ -227,7 +230,7 @@ impl Drop for Memory {
             Owner::Slab { pool, slab, share, .. } => {
                 share.held.set(share.held.get() - 1);
                 share.wake();
-                pool.free.borrow_mut().push(*slab);
+                pool.take_back(*slab);
                 pool.wake_first();
             }
         }
@@ -253,6 +256,9 @@ struct PoolCore {
     register: Box<dyn Fn(usize, *mut u8, usize) -> Option<u16>>,
     waiters: RefCell<VecDeque<(u64, Waker)>>,
     next_ticket: Cell<u64>,
+    /// The most slabs that were in use at a time.
+    high_water: Cell<usize>,
+    counters: Arc<Counters>,
 }
 
 /// What one stream may take of the pool at a time.
@@ -273,6 +279,7 @@ impl SlabPool {
     /// there, or `None` where the locked-memory limit forbids it.
     pub(super) fn new(
         slabs: usize,
+        counters: Arc<Counters>,
         register: impl Fn(usize, *mut u8, usize) -> Option<u16> + 'static,
     ) -> io::Result<Self> {
         let mut map = MmapMut::map_anon(slabs * SLAB_BYTES + HUGE_PAGE_BYTES)?;
@@ -281,6 +288,7 @@ impl SlabPool {
         let base = map.as_mut_ptr();
         // SAFETY: the offset is below a huge page's size, by which the map exceeds its slabs.
         let first = unsafe { NonNull::new_unchecked(base.add(base.align_offset(HUGE_PAGE_BYTES))) };
+        counters.slabs_total.add(slabs as u64);
         let core = PoolCore {
             first,
             slabs,
@@ -291,6 +299,8 @@ impl SlabPool {
             register: Box::new(register),
             waiters: RefCell::default(),
             next_ticket: Cell::new(0),
+            high_water: Cell::new(0),
+            counters,
         };
         Ok(Self { core: Rc::new(core) })
     }
@@ -415,10 +425,24 @@ impl PoolCore {
         }
     }
 
+    fn take_back(&self, slab: usize) {
+        self.free.borrow_mut().push(slab);
+        self.counters.slabs_in_use.sub(1);
+    }
+
+    fn count_out(&self) {
+        self.counters.slabs_in_use.add(1);
+        let in_use = self.slabs - self.free_count();
+        if in_use > self.high_water.replace(in_use.max(self.high_water.get())) {
+            self.counters.slabs_high_water.add(1);
+        }
+    }
+
     /// A free slab, which the caller has made sure of.
     fn hand_out(self: &Rc<Self>, share: &Rc<ShareCore>) -> BufferMut {
         let used = self.free.borrow_mut().pop();
         let slab = used.unwrap_or_else(|| self.touch_next());
+        self.count_out();
         let base = self.base(slab);
         share.held.set(share.held.get() + 1);
         let owner = Owner::Slab {

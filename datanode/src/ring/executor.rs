@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
 
+use crate::counters::Counters;
+
 use super::buffers::SlabPool;
 use super::driver::{Completion, Driver, Operation, Outcome, Patience};
 use super::future::Signal;
@@ -48,6 +50,7 @@ pub struct Executor {
     timers: RefCell<Timers>,
     remote: Arc<Remote>,
     pool: RefCell<Option<SlabPool>>,
+    counters: Arc<Counters>,
 }
 
 /// What other threads reach of an executor.
@@ -92,7 +95,11 @@ struct Timers {
 
 impl Executor {
     /// `wake_up` ends the driver's wait and may be called from any thread.
-    pub fn new(driver: Box<dyn Driver>, wake_up: impl Fn() + Send + Sync + 'static) -> Rc<Self> {
+    pub fn new(
+        driver: Box<dyn Driver>,
+        wake_up: impl Fn() + Send + Sync + 'static,
+        counters: Arc<Counters>,
+    ) -> Rc<Self> {
         let remote = Remote {
             woken: SegQueue::new(),
             jobs: SegQueue::new(),
@@ -107,13 +114,14 @@ impl Executor {
             timers: RefCell::default(),
             remote: Arc::new(remote),
             pool: RefCell::default(),
+            counters,
         })
     }
 
     /// Gives the executor its pool, `slabs` slabs of memory known to the driver.
     pub fn make_pool(self: &Rc<Self>, slabs: usize) -> std::io::Result<()> {
         let executor = Rc::downgrade(self);
-        let pool = SlabPool::new(slabs, move |index, base, len| {
+        let pool = SlabPool::new(slabs, self.counters.clone(), move |index, base, len| {
             let executor = executor.upgrade()?;
             // SAFETY: every slab and the executor's pool hold the mapping, and `shut_down` ends
             // all operations before either goes.
@@ -437,6 +445,11 @@ pub fn pool() -> SlabPool {
     let executor = current();
     let pool = executor.pool.borrow().clone();
     pool.expect("a data thread makes its pool before it runs tasks")
+}
+
+/// What this thread and its fellows have done.
+pub fn counters() -> Arc<Counters> {
+    current().counters.clone()
 }
 
 /// Resolves at `deadline`.

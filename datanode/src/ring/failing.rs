@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::driver::{Completion, Driver, Operation, Outcome, Patience};
@@ -23,9 +24,9 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    let (inner, wake_up) = UringDriver::new(0).unwrap();
+    let (inner, wake_up) = UringDriver::new(0, Arc::default()).unwrap();
     let driver = FailingDriver { inner, changes_left: changes, failed: Vec::new() };
-    Executor::new(Box::new(driver), move || wake_up.wake()).run(main)
+    Executor::new(Box::new(driver), move || wake_up.wake(), Arc::default()).run(main)
 }
 
 fn changes_disk(operation: &Operation) -> bool {

@@ -25,10 +25,13 @@ mod uring;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::counters::Counters;
 
 pub use buffers::{Buffer, BufferMut, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
 pub use executor::{
-    Executor, Job, LocalTask, Remote, TaskHandle, now, pool, sleep, sleep_until, spawn,
+    Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, sleep, sleep_until, spawn,
 };
 pub use file::{File, OpenOptions};
 pub use future::{Either, Signal, TimedOut, race, timeout};
@@ -39,9 +42,9 @@ pub use uring::LEAST_KERNEL;
 use uring::UringDriver;
 
 /// An executor on an io_uring of this thread, with a pool of `slabs` slabs.
-pub fn new_executor(slabs: usize) -> io::Result<Rc<Executor>> {
-    let (driver, wake_up) = UringDriver::new(slabs)?;
-    let executor = Executor::new(Box::new(driver), move || wake_up.wake());
+pub fn new_executor(slabs: usize, counters: Arc<Counters>) -> io::Result<Rc<Executor>> {
+    let (driver, wake_up) = UringDriver::new(slabs, counters.clone())?;
+    let executor = Executor::new(Box::new(driver), move || wake_up.wake(), counters);
     executor.make_pool(slabs)?;
     Ok(executor)
 }
@@ -53,5 +56,5 @@ where
     F::Output: 'static,
 {
     const SLABS: usize = 32;
-    Ok(new_executor(SLABS)?.run(main))
+    Ok(new_executor(SLABS, Arc::default())?.run(main))
 }

@@ -13,6 +13,8 @@ use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::counters::Counters;
+
 use super::driver::{Completion, Driver, Operation, Outcome, Patience};
 
 const SUBMISSIONS: u32 = 512;
@@ -31,6 +33,7 @@ pub struct UringDriver {
     wake_up_count: Box<u64>,
     registered_slabs: u32,
     has_wake_up_read: bool,
+    counters: Arc<Counters>,
 }
 
 /// Ends a driver's wait from another thread.
@@ -46,7 +49,7 @@ impl WakeUp {
 
 impl UringDriver {
     /// A ring for the calling thread with room for `slabs` registered buffers.
-    pub fn new(slabs: usize) -> io::Result<(Self, WakeUp)> {
+    pub fn new(slabs: usize, counters: Arc<Counters>) -> io::Result<(Self, WakeUp)> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -72,6 +75,7 @@ impl UringDriver {
             wake_up_count: Box::new(0),
             registered_slabs,
             has_wake_up_read: false,
+            counters,
         };
         Ok((driver, handle))
     }
@@ -84,6 +88,7 @@ impl UringDriver {
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             // A full queue is emptied by submitting; a failure here is transient (memory, a full
             // completion queue) and the next attempt meets it again.
+            self.counters.uring_enters.add(1);
             if let Err(error) = self.ring.submit() {
                 tracing::debug!(%error, "submission queue is full");
                 self.ring.completion().sync();
@@ -104,6 +109,7 @@ impl UringDriver {
 
     fn enter(&mut self, patience: Patience) -> io::Result<()> {
         let now = Instant::now();
+        self.counters.uring_enters.add(1);
         let entered = match patience {
             Patience::None => self.ring.submit(),
             Patience::Forever => self.ring.submit_and_wait(1),
@@ -140,13 +146,16 @@ impl Driver for UringDriver {
     fn turn(&mut self, patience: Patience, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.keep_wake_up_read();
         self.enter(patience)?;
+        let mut count = 0;
         for entry in self.ring.completion() {
+            count += 1;
             match entry.user_data() {
                 TOKEN_WAKE_UP => self.has_wake_up_read = false,
                 TOKEN_CANCEL => {}
                 token => completions.push(Completion { token, outcome: outcome(&entry) }),
             }
         }
+        self.counters.uring_completions.add(count);
         Ok(())
     }
 
