@@ -42,7 +42,7 @@ pub enum CommandError {
 impl CommandError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
+            Self::Usage(_) | Self::Bench(BenchError::Usage(_)) => ExitCode::from(2),
             Self::Datanode(error) => ExitCode::from(error.exit_code()),
             Self::Interrupted => ExitCode::from(130),
             _ => ExitCode::FAILURE,

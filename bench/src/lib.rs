@@ -3,6 +3,7 @@
 //! because a disk's speed drifts by half within hours.
 
 pub mod cpu_time;
+pub mod limit;
 pub mod machine;
 pub mod raw_disk;
 pub mod raw_loopback;
@@ -20,17 +21,29 @@ pub use session::{Session, SessionOptions};
 /// What `ringfs bench` can measure by itself. Each variant is a module's `…Command` with a method
 /// `run(self, &mut Session) -> Result<(), BenchError>`.
 #[derive(Debug, Subcommand)]
-pub enum BenchCommand {}
+pub enum BenchCommand {
+    /// What this host gives: checksums, a TCP hop, the disk, and the least pipeline
+    Limit(limit::LimitCommand),
+    /// A process of the floor pipeline
+    #[command(hide = true)]
+    FloorNode(limit::floor::NodeOptions),
+}
 
 impl BenchCommand {
     /// The name of the command, as the report says it.
     pub fn name(&self) -> &'static str {
-        match *self {}
+        match self {
+            Self::Limit(_) => "limit",
+            Self::FloorNode(_) => "floor-node",
+        }
     }
 
     /// Blocks until everything is measured; must not be called on an async thread.
-    pub fn run(self, _session: &mut Session) -> Result<(), BenchError> {
-        match self {}
+    pub fn run(self, session: &mut Session) -> Result<(), BenchError> {
+        match self {
+            Self::Limit(command) => command.run(session),
+            Self::FloorNode(options) => options.run(),
+        }
     }
 }
 
@@ -38,6 +51,10 @@ impl BenchCommand {
 pub enum BenchError {
     #[error("cannot {what} {path}: {source}")]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("cannot {what}: {source}")]
+    Limit { what: &'static str, source: std::io::Error },
+    #[error("{0}")]
+    Usage(String),
     #[error("cannot {what} on loopback: {source}")]
     Loopback { what: &'static str, source: std::io::Error },
     #[error("{path} is not a process's status: {why}")]
@@ -48,6 +65,10 @@ impl BenchError {
     fn file(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { what, path, source }
+    }
+
+    fn limit(what: &'static str) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::Limit { what, source }
     }
 }
 

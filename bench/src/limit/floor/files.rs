@@ -1,0 +1,95 @@
+//! The files of a floor process: one of data and one of checksums a block, as a datanode has them.
+//!
+//! Data is allocated ahead (fallocate mode 0, so that no write extends the file) and written with
+//! O_DIRECT. Checksums, 1/128 of the bytes, are written through the page cache, with one pwrite a
+//! slab and before the slab's acks: direct writes of 8 KiB between those of 1 MiB cost more of the
+//! disk's time than the kernel's copy of them costs.
+//!
+//! A thread opens and allocates the files of the next block while this one is written.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rustix::fs::{FallocateFlags, OFlags};
+
+use super::layout::Layout;
+use crate::BenchError;
+
+#[derive(Debug)]
+pub struct BlockFile {
+    pub data: File,
+    pub sums: File,
+}
+
+pub struct BlockFiles {
+    layout: Layout,
+    /// Stream and block to prepare.
+    wanted: Sender<(usize, u64)>,
+    /// In the order of blocks, by stream.
+    prepared: Vec<Receiver<Result<BlockFile, BenchError>>>,
+}
+
+/// Blocks of a stream that are prepared before they are taken.
+const AHEAD: u64 = 2;
+
+impl BlockFiles {
+    pub fn new(layout: Layout, directory: &Path) -> Self {
+        let (wanted, wishes) = channel();
+        let (senders, prepared): (Vec<_>, Vec<_>) = (0..layout.streams).map(|_| channel()).unzip();
+        for block in 0..AHEAD.min(layout.blocks()) {
+            (0..layout.streams).for_each(|stream| {
+                let _ = wanted.send((stream, block));
+            });
+        }
+        let directory = directory.to_owned();
+        std::thread::spawn(move || {
+            for (stream, block) in wishes {
+                let file = prepare(&layout, &directory, stream, block);
+                // Nobody waits for it any more once the node has failed.
+                let _: Result<(), _> = senders[stream].send(file);
+            }
+        });
+        Self { layout, wanted, prepared }
+    }
+
+    /// The files of the block that follows the last one taken of this stream.
+    pub fn take(&self, stream: usize, block: u64) -> Result<BlockFile, BenchError> {
+        if block + AHEAD < self.layout.blocks() {
+            let _ = self.wanted.send((stream, block + AHEAD));
+        }
+        self.prepared[stream].recv().unwrap_or_else(|_| {
+            Err(BenchError::Usage(format!("block {block} of stream {stream} was never asked for")))
+        })
+    }
+}
+
+pub fn data_path(directory: &Path, stream: usize, block: u64) -> PathBuf {
+    directory.join(format!("stream{stream}-block{block}"))
+}
+
+pub fn sums_path(directory: &Path, stream: usize, block: u64) -> PathBuf {
+    directory.join(format!("stream{stream}-block{block}.meta"))
+}
+
+fn prepare(
+    layout: &Layout,
+    directory: &Path,
+    stream: usize,
+    block: u64,
+) -> Result<BlockFile, BenchError> {
+    let (data_path, sums_path) =
+        (data_path(directory, stream, block), sums_path(directory, stream, block));
+    let direct = i32::try_from(OFlags::DIRECT.bits()).expect("O_DIRECT is a small constant");
+    let data = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .custom_flags(direct)
+        .open(&data_path)
+        .map_err(BenchError::file("create for direct writes", &data_path))?;
+    rustix::fs::fallocate(&data, FallocateFlags::empty(), 0, layout.bytes_of_block(block))
+        .map_err(|errno| BenchError::file("allocate", &data_path)(errno.into()))?;
+    let sums = File::create_new(&sums_path).map_err(BenchError::file("create", &sums_path))?;
+    Ok(BlockFile { data, sums })
+}

@@ -1,0 +1,137 @@
+//! How the floor cuts its bytes: streams into blocks, blocks into slabs and packets, and a packet on
+//! the wire into header, checksums and data.
+
+use std::sync::LazyLock;
+
+use clap::Args;
+use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
+
+use crate::BenchError;
+
+/// Sequence number and length of the data, eight bytes each, little-endian.
+pub const HEADER_BYTES: usize = 16;
+/// Cumulative: the number of packets of the stream that are acknowledged, little-endian.
+pub const ACK_BYTES: usize = 8;
+pub const CHUNK_BYTES: usize = 512;
+/// Bytes of a write to disk, and of the memory that packets are received into.
+pub const SLAB_BYTES: usize = 1 << 20;
+/// Packets that a client sends ahead of their acks, as HDFS's clients do.
+pub const WINDOW_PACKETS: u64 = 80;
+/// Direct I/O writes whole pages; a packet is some of them.
+const PAGE_BYTES: u64 = 4096;
+
+/// Blocks hold whole packets, and every stream has the same bytes: the floor knows no tail.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Layout {
+    #[arg(long)]
+    pub streams: usize,
+    #[arg(long)]
+    pub packet_bytes: u64,
+    #[arg(long)]
+    pub block_bytes: u64,
+    #[arg(long)]
+    pub stream_bytes: u64,
+}
+
+impl Layout {
+    /// `bytes` shared among the streams, rounded down to whole packets.
+    pub fn new(
+        bytes: u64,
+        streams: usize,
+        packet_bytes: u64,
+        block_bytes: u64,
+    ) -> Result<Self, BenchError> {
+        let usage = |sentence: String| Err(BenchError::Usage(sentence));
+        if packet_bytes == 0
+            || !packet_bytes.is_multiple_of(PAGE_BYTES)
+            || packet_bytes > SLAB_BYTES as u64
+        {
+            return usage(format!(
+                "a packet of {packet_bytes} bytes is not a multiple of {PAGE_BYTES} up to {SLAB_BYTES}"
+            ));
+        }
+        if block_bytes == 0 || !block_bytes.is_multiple_of(packet_bytes) {
+            return usage(format!(
+                "a block of {block_bytes} bytes does not hold whole packets of {packet_bytes}"
+            ));
+        }
+        if !(1..=STREAMS_MAX).contains(&streams) {
+            return usage(format!("{streams} streams: 1 to {STREAMS_MAX} are possible"));
+        }
+        let stream_bytes = bytes / streams as u64 / packet_bytes * packet_bytes;
+        if stream_bytes == 0 {
+            return usage(format!(
+                "{bytes} bytes are not a packet of {packet_bytes} for each of {streams} streams"
+            ));
+        }
+        Ok(Self { streams, packet_bytes, block_bytes, stream_bytes })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.stream_bytes * self.streams as u64
+    }
+
+    /// Of one stream.
+    pub fn packets(&self) -> u64 {
+        self.stream_bytes / self.packet_bytes
+    }
+
+    pub fn packets_per_block(&self) -> u64 {
+        self.block_bytes / self.packet_bytes
+    }
+
+    pub fn blocks(&self) -> u64 {
+        self.packets().div_ceil(self.packets_per_block())
+    }
+
+    /// Of one block of a stream: all are full but the last.
+    pub fn bytes_of_block(&self, block: u64) -> u64 {
+        self.block_bytes.min(self.stream_bytes - block * self.block_bytes)
+    }
+
+    /// The packet behind the last one of the block that holds `packet`.
+    pub fn end_of_block(&self, packet: u64) -> u64 {
+        ((packet / self.packets_per_block() + 1) * self.packets_per_block()).min(self.packets())
+    }
+
+    /// At most a quarter of the window: a client that waits for acks has filled slabs then, whose
+    /// writes bring them.
+    pub fn packets_per_slab(&self) -> u64 {
+        (SLAB_BYTES as u64 / self.packet_bytes).min(WINDOW_PACKETS / 4)
+    }
+
+    /// Packets of the slab that begins with `first`: slabs do not cross blocks.
+    pub fn packets_of_slab(&self, first: u64) -> u64 {
+        self.packets_per_slab().min(self.end_of_block(first) - first)
+    }
+
+    /// Of one packet.
+    pub fn sums_bytes(&self) -> usize {
+        self.packet_bytes as usize / CHUNK_BYTES * 4
+    }
+
+    /// Of one packet on the wire.
+    pub fn wire_bytes(&self) -> usize {
+        HEADER_BYTES + self.sums_bytes() + self.packet_bytes as usize
+    }
+
+    pub fn header(&self, packet: u64) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(&packet.to_le_bytes());
+        header[8..].copy_from_slice(&self.packet_bytes.to_le_bytes());
+        header
+    }
+
+    /// Slabs that all streams together never exhaust while they keep to their windows and blocks
+    /// hold whole slabs: a window, the one being filled, and one that the window begins in.
+    pub fn slabs(&self) -> usize {
+        (WINDOW_PACKETS.div_ceil(self.packets_per_slab()) as usize + 2) * self.streams
+    }
+}
+
+/// Their slabs, seven each, must fit memory that every process touches beforehand: 900 MiB.
+const STREAMS_MAX: usize = 128;
+
+pub static CHECKSUM: LazyLock<DataChecksum> = LazyLock::new(|| {
+    DataChecksum::new(ChecksumType::Crc32c, CHUNK_BYTES as u32).expect("512 bytes are a chunk")
+});
