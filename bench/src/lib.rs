@@ -2,9 +2,9 @@
 //! that a throughput is to be held against. Each is measured plainly, in the run that quotes it,
 //! because a disk's speed drifts by half within hours.
 
-pub mod cpu_time;
 pub mod limit;
 pub mod machine;
+pub mod processes;
 pub mod raw_disk;
 pub mod raw_loopback;
 pub mod report;
@@ -57,8 +57,10 @@ pub enum BenchError {
     Usage(String),
     #[error("cannot {what} on loopback: {source}")]
     Loopback { what: &'static str, source: std::io::Error },
-    #[error("{path} is not a process's status: {why}")]
-    Process { path: PathBuf, why: String },
+    #[error("cannot look at process {pid}: {why}")]
+    Process { pid: u32, why: String },
+    #[error("cannot find the process that listens on {address}: {why}")]
+    Listener { address: String, why: String },
 }
 
 impl BenchError {

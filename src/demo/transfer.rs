@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ringfs::cluster::Cluster;
-use ringfs_bench::{BenchError, Rate, cpu_time};
+use ringfs_bench::processes::{cpu_time, cpu_time_of_this_thread};
+use ringfs_bench::{BenchError, Rate};
 use ringfs_client::{Client, CreateOptions};
 use tokio::sync::mpsc;
 
@@ -92,9 +93,9 @@ pub async fn get_and_compare(
 impl CpuTimes {
     fn now(cluster: &Cluster) -> Result<Self, BenchError> {
         // A server that is gone between two transfers has failed the transfer already.
-        let of = |pid: Option<u32>| pid.map_or(Ok(Duration::ZERO), cpu_time::of_process);
+        let of = |pid: Option<u32>| pid.map_or(Ok(Duration::ZERO), cpu_time);
         Ok(Self {
-            client: cpu_time::of_process(std::process::id())?,
+            client: cpu_time(std::process::id())?,
             namenode: of(cluster.namenode_pid())?,
             datanodes: (0..cluster.datanode_count())
                 .map(|index| of(cluster.datanode_pid(index)))
@@ -156,7 +157,7 @@ fn take_back(lent: &mut VecDeque<Bytes>, len: usize) -> BytesMut {
 
 /// Compares what comes through `chunks` with the source; the processor time that this took.
 fn compare(source: &Source, mut chunks: mpsc::Receiver<Bytes>) -> Result<Duration, CommandError> {
-    let started = cpu_time::of_this_thread();
+    let started = cpu_time_of_this_thread();
     let Source { path, bytes } = source;
     let bytes = *bytes;
     let file = File::open(path).map_err(CommandError::file("read", path))?;
@@ -191,7 +192,7 @@ fn compare(source: &Source, mut chunks: mpsc::Receiver<Bytes>) -> Result<Duratio
             "the end".to_owned(),
         ));
     }
-    Ok(cpu_time::of_this_thread().saturating_sub(started))
+    Ok(cpu_time_of_this_thread().saturating_sub(started))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use memmap2::{Advice, MmapMut};
 use rustix::net::RecvFlags;
 
 use super::layout::{ACK_BYTES, CHECKSUM, HEADER_BYTES, Layout, WINDOW_PACKETS};
-use crate::cpu_time;
+use crate::processes::cpu_time_of_this_thread;
 use crate::report::Latency;
 
 /// Packets whose checksums are computed and which are sent at a time: half a MiB at 64 KiB each.
@@ -70,7 +70,7 @@ impl Stream<'_> {
     pub fn drive(&self, address: SocketAddr, start: &Barrier) -> io::Result<Driven> {
         let connected = super::node::connect(address, self.index);
         start.wait();
-        let (mut socket, cpu) = (connected?, cpu_time::of_this_thread());
+        let (mut socket, cpu) = (connected?, cpu_time_of_this_thread());
         let mut acks = Acks {
             packets: 0,
             sent_at: VecDeque::with_capacity(WINDOW_PACKETS as usize),
@@ -88,7 +88,7 @@ impl Stream<'_> {
             }
             self.take_acks(&socket, &mut acks, RecvFlags::empty())?;
         }
-        let cpu = cpu_time::of_this_thread() - cpu;
+        let cpu = cpu_time_of_this_thread() - cpu;
         Ok(Driven { cpu, finished: Instant::now(), latency: acks.latency })
     }
 
