@@ -1,9 +1,13 @@
-//! What datanodes say of themselves at `/metrics`.
+//! What datanodes say of themselves at `/metrics`, after real writes and reads: no payload was copied
+//! in user space, and every slab is back in its pool.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
+
+use ::hdfs_native::{ClientBuilder, WriteOptions};
+use bytes::Bytes;
 
 use crate::cluster::{TestCluster, sample, wait_for};
 
@@ -44,19 +48,55 @@ fn sum(cluster: &TestCluster, name: &str) -> u64 {
     addresses.map(|address| scrape(&address)[name]).sum()
 }
 
+#[track_caller]
+fn assert_nothing_copied_nor_held(cluster: &TestCluster) {
+    wait_for("the end of all streams", Duration::from_secs(10), || {
+        (sum(cluster, "ringfs_slabs_in_use") == 0).then_some(())
+    });
+    assert_eq!(sum(cluster, "ringfs_payload_bytes_copied_total"), 0);
+    assert_eq!(sum(cluster, "ringfs_unaligned_fallbacks_total"), 0);
+}
+
 #[test]
-fn a_scrape_tells_of_a_write() {
+fn a_write_by_our_client_copies_no_payload_and_neither_does_a_read() {
     let cluster = TestCluster::start();
+    let library = cluster.library();
     let bytes = sample::bytes(3 * sample::BLOCK + 300_007);
-    cluster.library().write("/f", &bytes).unwrap();
+    library.write("/f", &bytes).unwrap();
     assert_eq!(sum(&cluster, "datanode_bytes_written"), 3 * bytes.len() as u64);
     assert_eq!(sum(&cluster, "datanode_blocks_written"), 3 * 4);
-    assert!(sum(&cluster, "fs_dataset_state_remaining") > 0);
-    let (enters, completions) = ("ringfs_uring_enters_total", "ringfs_uring_completions_total");
-    assert!(sum(&cluster, enters) > 0 && sum(&cluster, completions) > 0);
-    wait_for("slabs back in their pools", Duration::from_secs(10), || {
-        (sum(&cluster, "ringfs_slabs_in_use") == 0).then_some(())
+    assert_eq!(sum(&cluster, "ringfs_bytes_written_buffered_total"), 0);
+    assert_nothing_copied_nor_held(&cluster);
+    for gauge in ["ringfs_slabs_high_water", "ringfs_slabs_total", "fs_dataset_state_remaining"] {
+        assert!(sum(&cluster, gauge) > 0, "{gauge}");
+    }
+
+    assert!(library.read("/f").unwrap() == bytes);
+    wait_for("the count of what was read", Duration::from_secs(10), || {
+        (sum(&cluster, "datanode_bytes_read") >= bytes.len() as u64).then_some(())
     });
+    assert_eq!(sum(&cluster, "ringfs_short_reads_total"), 0);
+    assert_nothing_copied_nor_held(&cluster);
+    let enters = sum(&cluster, "ringfs_uring_enters_total");
+    assert!(enters > 0 && sum(&cluster, "ringfs_uring_completions_total") > 0);
+}
+
+#[test]
+fn a_write_by_the_hdfs_native_crate_copies_no_payload() {
+    let cluster = TestCluster::start();
+    let bytes = sample::bytes(2 * sample::BLOCK + 70_001);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let client = ClientBuilder::new().with_url(cluster.uri()).build().unwrap();
+    runtime.block_on(async {
+        let options = WriteOptions::default().block_size(1 << 20).replication(3);
+        let mut writer = client.create("/f", options).await.unwrap();
+        for piece in bytes.chunks(150_001) {
+            writer.write_bytes(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        writer.close().await.unwrap();
+    });
+    assert_eq!(sum(&cluster, "datanode_bytes_written"), 3 * bytes.len() as u64);
+    assert_nothing_copied_nor_held(&cluster);
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! continues the block's bytes without a gap. [`PacketReceiver::plan`] predicts the next packets
 //! from the last one and lays ranges of both out for one scattered receive, so that what arrives as
 //! predicted lies where it belongs: checksums in the side area, the block's data contiguous.
-//! [`PacketReceiver::received`] parses afterwards. What arrives otherwise (the first guess after a
-//! change of packet size, data that was sent before) is collected and put in place byte by byte;
-//! those bytes are counted.
+//! [`PacketReceiver::received`] parses afterwards. A packet of which only a part has arrived may be
+//! the short one at a file's end: its prefix is looked at in the socket first
+//! ([`PacketReceiver::foresee`]). What arrives otherwise than predicted (a change of packet size in
+//! the middle, data that was sent before) is collected and put in place byte by byte; those bytes are
+//! counted.
 //!
 //! ```text
 //! wire    | prefix crcs | data        | prefix crcs | data        | prefix cr...
@@ -24,7 +26,7 @@ use std::collections::VecDeque;
 use ringfs_protocol::ProtocolError;
 use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::packet::{
-    PACKET_LENGTHS_BYTES, PacketFrame, PacketHeader, decode_packet_prefix,
+    PACKET_LENGTHS_BYTES, PACKET_PREFIX_MAX_BYTES, PacketFrame, PacketHeader, decode_packet_prefix,
 };
 
 use crate::limits::{PACKET_HEAD_MAX_BYTES, RECEIVE_BYTES_MAX, RECEIVE_PACKETS_MAX, SIDE_BYTES};
@@ -66,6 +68,7 @@ pub struct PacketReceiver {
     checksum: DataChecksum,
     shape: Option<Shape>,
     plan: Vec<Planned>,
+    foresight: Foresight,
     copied_bytes: u64,
 }
 
@@ -86,6 +89,18 @@ struct Shape {
     prefix_len: usize,
     has_checksums: bool,
     data_len: usize,
+}
+
+/// How far the next plan goes, and the shape of its last packet where that is known.
+#[derive(Clone, Copy)]
+struct Foresight {
+    packets: usize,
+    /// Lengths of head and data.
+    last: Option<(usize, usize)>,
+}
+
+impl Foresight {
+    const NONE: Self = Self { packets: RECEIVE_PACKETS_MAX, last: None };
 }
 
 /// One packet of a plan, and which part of it the plan receives.
@@ -140,6 +155,7 @@ impl PacketReceiver {
             checksum,
             shape: None,
             plan: Vec::new(),
+            foresight: Foresight::NONE,
             copied_bytes: 0,
         }
     }
@@ -192,14 +208,57 @@ impl PacketReceiver {
         self.room.clear();
     }
 
+    /// Ends the next plan with the packet that `available` bytes in the socket reach into, and finds
+    /// out its true shape: `peek` reads what lies so many bytes ahead in the socket.
+    pub fn foresee(&mut self, available: usize, mut peek: impl FnMut(usize, &mut [u8]) -> usize) {
+        self.foresight = Foresight::NONE;
+        let (mut at, mut offset) = (0, self.end);
+        for packets in 1..=RECEIVE_PACKETS_MAX {
+            let is_first = packets == 1;
+            let filled = if is_first { self.current.head_filled } else { 0 };
+            let (head_len, data_len) = match &self.current.frame {
+                Some(frame) if is_first => (frame.prefix_len + frame.checksums_len, frame.data_len),
+                _ => self.shape_at(offset, filled),
+            };
+            let data_filled = match &self.current.repeated {
+                _ if !is_first => 0,
+                Some(repeated) => repeated.len(),
+                None => self.current.data_filled,
+            };
+            let rest = head_len - filled + data_len - data_filled;
+            let is_known = is_first && self.current.frame.is_some();
+            // A short packet and the empty one behind it may fill the place of a full one.
+            let is_guess = self.shape.is_none() && !is_known;
+            if is_guess || at + rest + SHORTEST_PREFIX_BYTES > available {
+                let last = (!is_known).then(|| {
+                    let mut prefix = [0; PACKET_PREFIX_MAX_BYTES];
+                    let seen = if filled == 0 { peek(at, &mut prefix) } else { 0 };
+                    match decode_packet_prefix(&prefix[..seen]) {
+                        Ok(Some(frame)) => (frame.prefix_len + frame.checksums_len, frame.data_len),
+                        _ if is_first => (self.head_len_known(), 0),
+                        _ => (SHORTEST_PREFIX_BYTES, 0),
+                    }
+                });
+                self.foresight = Foresight { packets, last };
+                return;
+            }
+            at += rest;
+            offset += data_len as u64;
+        }
+    }
+
     /// Lays out the next receive; the memory travels with the message until `received`. The backlog,
     /// which comes before it, must be settled.
     pub fn plan(&mut self, message: &mut ReceiveMessage) {
         debug_assert!(self.backlog.is_empty());
+        let foresight = std::mem::replace(&mut self.foresight, Foresight::NONE);
         // Read off the side area, which then travels with the message.
         let first = match &self.current.frame {
             Some(frame) => (frame.prefix_len + frame.checksums_len, frame.data_len),
-            None => self.shape_at(self.end, self.current.head_filled),
+            None => foresight
+                .last
+                .filter(|_| foresight.packets == 1)
+                .unwrap_or_else(|| self.shape_at(self.end, self.current.head_filled)),
         };
         self.make_side(first.0);
         self.plan.clear();
@@ -210,7 +269,12 @@ impl PacketReceiver {
         while self.plan.len() < RECEIVE_PACKETS_MAX && total < RECEIVE_BYTES_MAX {
             let is_current = current.is_some();
             let (head_done, data_done) = current.take().unwrap_or((0, 0));
-            let (head_len, data_len) = if is_current { first } else { self.shape_at(offset, 0) };
+            let is_last = self.plan.len() + 1 == foresight.packets;
+            let (head_len, data_len) = match foresight.last {
+                _ if is_current => first,
+                Some(last) if is_last => last,
+                _ => self.shape_at(offset, 0),
+            };
             if side_at + head_len > message.buffer_len(side) {
                 break;
             }
@@ -226,7 +290,8 @@ impl PacketReceiver {
             total += head_bytes + data_bytes;
             offset += data_len as u64;
             self.plan.push(Planned { head_len, data_len, head_bytes, data_bytes });
-            let is_open_end = data_done + data_bytes < data_len
+            let is_open_end = is_last
+                || data_done + data_bytes < data_len
                 || repeated.is_some()
                 || (self.shape.is_none() && !(is_current && self.current.frame.is_some()));
             if is_open_end {

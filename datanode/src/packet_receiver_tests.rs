@@ -34,7 +34,13 @@ fn packet(range: std::ops::Range<u64>, seqno: i64, is_last: bool) -> Vec<u8> {
 
 /// Receives a stream in pieces of these sizes, as the write pipeline does; releases all memory
 /// where `releases` says so.
-fn receive(start: u64, wire: &[u8], cuts: &[usize], releases: &[bool]) -> Vec<Packet> {
+fn receive(
+    start: u64,
+    wire: &[u8],
+    cuts: &[usize],
+    releases: &[bool],
+    foresees: bool,
+) -> (Vec<Packet>, u64) {
     let mut receiver = PacketReceiver::new(start, 1 << 20, DEFAULT_CHECKSUM);
     let mut message = ReceiveMessage::new();
     let (mut packets, mut out) = (VecDeque::new(), Vec::new());
@@ -49,15 +55,23 @@ fn receive(start: u64, wire: &[u8], cuts: &[usize], releases: &[bool]) -> Vec<Pa
             continue;
         }
         if rest.is_empty() {
-            return out;
+            return (out, receiver.take_copied_bytes());
         }
         if releases[turn % releases.len()] {
             receiver.release();
             turn += 1;
             continue;
         }
-        receiver.plan(&mut message);
         let cut = cuts[turn % cuts.len()].min(rest.len());
+        if foresees {
+            receiver.foresee(cut, |at, prefix| {
+                let seen = &rest[at.min(cut)..cut];
+                let count = seen.len().min(prefix.len());
+                prefix[..count].copy_from_slice(&seen[..count]);
+                count
+            });
+        }
+        receiver.plan(&mut message);
         let count = message.fill(&rest[..cut]);
         assert!(count > 0, "a plan receives something, {} bytes are left", rest.len());
         rest = &rest[count..];
@@ -74,7 +88,13 @@ fn check(start: u64, sent: &[(u64, u64)], cuts: &[usize], releases: &[bool]) {
         .enumerate()
         .flat_map(|(seqno, (from, to))| packet(*from..*to, seqno as i64, false))
         .collect();
-    let packets = receive(start, &wire, cuts, releases);
+    for foresees in [false, true] {
+        let (packets, _) = receive(start, &wire, cuts, releases, foresees);
+        check_packets(start, sent, packets);
+    }
+}
+
+fn check_packets(start: u64, sent: &[(u64, u64)], packets: Vec<Packet>) {
     assert_eq!(packets.len(), sent.len());
     let mut end = start;
     for (seqno, (packet, (from, to))) in packets.iter().zip(sent).enumerate() {
@@ -95,6 +115,26 @@ fn a_resent_chunk_keeps_its_data_and_only_the_rest_is_fresh() {
 }
 
 proptest! {
+    /// A file of full packets, a short one and the empty one at its end, in any pieces.
+    #[test]
+    fn what_is_foreseen_is_not_moved(
+        full in 1u64..20,
+        short in 1u64..4096,
+        cuts in proptest::collection::vec(1usize..30_000, 1..8),
+    ) {
+        let end = full * 4096 + short;
+        // Their numbers are multiples of 3: none asks for a sync, which would make it longer.
+        let number = |index| index as i64 * 3;
+        let mut wire: Vec<u8> = (0..full)
+            .flat_map(|at| packet(at * 4096..(at + 1) * 4096, number(at), false))
+            .collect();
+        wire.extend(packet(full * 4096..end, number(full), false));
+        wire.extend(packet(end..end, number(full + 1), true));
+        let (packets, copied) = receive(0, &wire, &cuts, &[false], true);
+        prop_assert_eq!(packets.len() as u64, full + 2);
+        prop_assert_eq!(copied, 0);
+    }
+
     /// Streams of packets that follow each other, resend the start of a chunk, or resend more;
     /// received in any pieces, with the memory taken away at any time.
     #[test]

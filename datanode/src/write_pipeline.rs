@@ -246,6 +246,10 @@ impl BlockStream {
                 }
                 self.make_room(&mut receiver).await;
             }
+            // Where it cannot be told, all is predicted.
+            if let Ok(available) = connection.stream.available() {
+                receiver.foresee(available, |at, prefix| connection.stream.peek(at, prefix));
+            }
             receiver.plan(&mut message);
             let (received, returned) = connection.stream.receive_message(message).await;
             message = returned;

@@ -4,13 +4,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 
 use bytes::BytesMut;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_congestion, set_tcp_nodelay};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use rustix::net::{Shutdown, getpeername, getsockname, shutdown};
+use rustix::net::{RecvFlags, Shutdown, getpeername, getsockname, recv, shutdown};
 
 use super::driver::{Descriptor, Operation};
 use super::file::{count, run, submit};
@@ -88,6 +88,32 @@ impl TcpStream {
 
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         Ok(SocketAddr::try_from(getsockname(&*self.descriptor)?)?)
+    }
+
+    /// Bytes that have arrived and were not received.
+    pub fn available(&self) -> io::Result<usize> {
+        Ok(rustix::io::ioctl_fionread(&*self.descriptor)? as usize)
+    }
+
+    /// Copies what lies `at` bytes ahead in the socket, as much as is there; 0 where it cannot be
+    /// told.
+    pub fn peek(&self, at: usize, out: &mut [u8]) -> usize {
+        let Ok(at) = i32::try_from(at) else { return 0 };
+        // SAFETY: the option's value is an int, and lives through the call.
+        let set = unsafe {
+            libc::setsockopt(
+                self.descriptor.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEEK_OFF,
+                (&raw const at).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        if set != 0 {
+            return 0;
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(&*self.descriptor, out, flags).map_or(0, |(count, _)| count)
     }
 
     /// Appends what arrives to the buffer's spare capacity.
