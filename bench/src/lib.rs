@@ -2,18 +2,26 @@
 //! that a throughput is to be held against. Each is measured plainly, in the run that quotes it,
 //! because a disk's speed drifts by half within hours.
 
+pub mod dfsio;
+pub mod file_system;
 pub mod limit;
 pub mod machine;
+pub mod meter;
+pub mod namenode;
 pub mod processes;
 pub mod raw_disk;
 pub mod raw_loopback;
 pub mod report;
+pub mod scratch_directory;
 pub mod session;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
+use ringfs_client::ClientError;
+use ringfs_protocol::rpc::client::RpcError;
+use ringfs_protocol::site_config::ConfigError;
 use thiserror::Error;
 
 pub use session::{Session, SessionOptions};
@@ -27,6 +35,10 @@ pub enum BenchCommand {
     /// A process of the floor pipeline
     #[command(hide = true)]
     FloorNode(limit::floor::NodeOptions),
+    /// Write, append to and read files of a cluster, as TestDFSIO does
+    Dfsio(dfsio::DfsioOptions),
+    /// Call a namenode, as NNThroughputBenchmark does
+    Namenode(namenode::NamenodeOptions),
 }
 
 impl BenchCommand {
@@ -35,6 +47,8 @@ impl BenchCommand {
         match self {
             Self::Limit(_) => "limit",
             Self::FloorNode(_) => "floor-node",
+            Self::Dfsio(_) => "dfsio",
+            Self::Namenode(_) => "namenode",
         }
     }
 
@@ -43,6 +57,8 @@ impl BenchCommand {
         match self {
             Self::Limit(command) => command.run(session),
             Self::FloorNode(options) => options.run(),
+            Self::Dfsio(options) => options.run(session),
+            Self::Namenode(options) => options.run(session),
         }
     }
 }
@@ -53,6 +69,7 @@ pub enum BenchError {
     File { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot {what}: {source}")]
     Limit { what: &'static str, source: std::io::Error },
+    /// A command line that cannot be meant.
     #[error("{0}")]
     Usage(String),
     #[error("cannot {what} on loopback: {source}")]
@@ -61,6 +78,20 @@ pub enum BenchError {
     Process { pid: u32, why: String },
     #[error("cannot find the process that listens on {address}: {why}")]
     Listener { address: String, why: String },
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot start a runtime: {0}")]
+    Runtime(std::io::Error),
+    #[error("{file} has {read_bytes} bytes where {expected_bytes} were written")]
+    WrongLength { file: String, expected_bytes: u64, read_bytes: u64 },
+    #[error("{file} differs from what was written from byte {offset_bytes} on")]
+    Differs { file: String, offset_bytes: u64 },
+    #[error("the namenode answers {method} of {path} with nothing done")]
+    NotDone { method: &'static str, path: String },
 }
 
 impl BenchError {

@@ -291,7 +291,8 @@ fn parse_integer(text: &str) -> Result<i64, String> {
     magnitude.map(|magnitude| sign * magnitude).map_err(|_| "not an integer".to_owned())
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
+/// A size as Hadoop writes it: `4096`, `10k`, `64m`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let why = || "not a size in bytes: a number, or one with k, m, g, t, p or e".to_owned();
     let last = text.chars().last().ok_or_else(why)?.to_ascii_lowercase();
     let (digits, shift) = match "kmgtpe".find(last) {
