@@ -1,11 +1,12 @@
 //! `ringfs namenode`: its arguments.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ringfs_protocol::site_config::{Configuration, user_name};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::backup;
 use crate::clock::SystemClock;
 use crate::config::NamespaceConfig;
 use crate::error::{NamenodeError, Result};
@@ -31,6 +32,10 @@ pub struct NamenodeCommand {
     #[arg(long, alias = "nonInteractive", requires = "format")]
     non_interactive: bool,
 
+    /// Copy the namespace to a new directory, from the running namenode if there is one
+    #[arg(long, value_name = "DIR", conflicts_with = "format")]
+    backup: Option<PathBuf>,
+
     /// Directory of core-site.xml and hdfs-site.xml
     #[arg(long, alias = "conf", value_name = "DIR", env = "HADOOP_CONF_DIR")]
     config: Option<PathBuf>,
@@ -45,6 +50,9 @@ impl NamenodeCommand {
         let configuration = Configuration::load(self.config.as_deref(), &self.definitions)?;
         if self.format {
             return self.format(&configuration);
+        }
+        if let Some(target) = &self.backup {
+            return back_up(&configuration, target);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| NamenodeError::system("starting threads", error))?;
@@ -64,6 +72,17 @@ impl NamenodeCommand {
         );
         Ok(())
     }
+}
+
+fn back_up(configuration: &Configuration, target: &Path) -> Result<()> {
+    let directory = format::name_directory(configuration)?;
+    let bytes = backup::back_up(&directory, target)?;
+    println!(
+        "{} has been backed up to {} ({bytes} bytes); to restore it, let dfs.namenode.name.dir be that",
+        directory.display(),
+        target.display()
+    );
+    Ok(())
 }
 
 /// Serves until SIGTERM or SIGINT.

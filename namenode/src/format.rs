@@ -94,8 +94,13 @@ pub fn open(directory: &Path) -> Result<Store> {
     Store::open(open_database(&file, false)?, &file.display().to_string())
 }
 
-fn store_file(directory: &Path) -> PathBuf {
+pub(crate) fn store_file(directory: &Path) -> PathBuf {
     directory.join("current").join("namespace.redb")
+}
+
+/// A new, empty database.
+pub(crate) fn create_database(file: &Path) -> Result<Database> {
+    open_database(file, true)
 }
 
 fn open_database(file: &Path, create: bool) -> Result<Database> {

@@ -2,6 +2,7 @@
 
 mod append;
 mod attributes;
+mod backup;
 pub mod block_locations;
 pub mod block_manager;
 mod block_map;

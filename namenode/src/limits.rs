@@ -51,6 +51,13 @@ pub const USER_GROUPS_LOOKUPS_MAX: usize = 4;
 /// Cache of the store's pages.
 pub const STORE_CACHE_BYTES: usize = 256 << 20;
 
+/// A request for a backup: a path. It comes at once or not at all.
+pub const BACKUP_REQUEST_MAX_BYTES: u64 = 8 << 10;
+pub const BACKUP_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pairs that a copy of the store takes at a time: a few hundred KiB.
+pub const COPY_BATCH_MAX: usize = 2000;
+
 /// Scripts that tell racks, running at a time, and how long one may take.
 pub const RACK_SCRIPTS_MAX: usize = 4;
 pub const RACK_SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);

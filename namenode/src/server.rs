@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::backup;
 use crate::block_manager::{BlockManager, BlockManagerConfig};
 use crate::clock::{Clock, SystemClock};
 use crate::config::NamespaceConfig;
@@ -61,6 +62,8 @@ pub async fn run(
     }
     let background = namesystem.clone().run_background();
     tasks.spawn(until(stopped.clone(), background));
+    let backups = backup::serve(format::name_directory(configuration)?, namesystem.store.clone());
+    tasks.spawn(until(stopped.clone(), backups));
     tasks.spawn(until(stopped, monitor(namesystem.block_manager().clone())));
 
     tracing::info!(

@@ -21,14 +21,14 @@ use std::thread::JoinHandle;
 
 use prost::Message;
 use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
     TableDefinition,
 };
 use ringfs_protocol::block::{BlockId, GenerationStamp};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{NamenodeError, Result};
-use crate::limits::{WRITE_BATCH_MAX, WRITE_QUEUE_MAX};
+use crate::limits::{COPY_BATCH_MAX, WRITE_BATCH_MAX, WRITE_QUEUE_MAX};
 use crate::schema::{
     BlockPhase, BlockRecord, Counter, FileBlock, IDENTITY_KEY, IdentityRecord, Inode, InodeId,
     InodeRecord, STORE_VERSION, Space, decode, decode_u64, entry_key, entry_name, file_block_key,
@@ -78,6 +78,34 @@ impl Store {
     pub fn snapshot(&self) -> Result<Snapshot> {
         let transaction = self.database.begin_read()?;
         Ok(Snapshot { transaction, tables: Default::default() })
+    }
+
+    /// Copies one snapshot to an empty database; durable when it returns. Blocks.
+    pub fn copy_to(&self, database: &Database) -> Result<()> {
+        let snapshot = self.snapshot()?;
+        for space in Space::ALL {
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                let pairs = snapshot.scan(space, start, Bound::Unbounded, COPY_BATCH_MAX)?;
+                let mut transaction = database.begin_write()?;
+                transaction.set_durability(Durability::None).map_err(redb::Error::from)?;
+                {
+                    let mut table = transaction.open_table(definition(space))?;
+                    for (key, value) in &pairs {
+                        table.insert(key.as_slice(), value.as_slice())?;
+                    }
+                }
+                transaction.commit()?;
+                if pairs.len() < COPY_BATCH_MAX {
+                    break;
+                }
+                after = pairs.into_iter().next_back().map(|(key, _)| key);
+            }
+        }
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        Ok(transaction.commit()?)
     }
 
     /// Runs `operation` in the writer's next transaction; returns once that is durable.
