@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use ringfs::cluster::ClusterOptions;
-use ringfs_bench::raw_disk::RawDisk;
-use ringfs_bench::raw_loopback;
+use ringfs_bench::limit::disk::{RawDisk, Requests};
+use ringfs_bench::limit::hop;
 use ringfs_client::Client;
 use ringfs_protocol::settings::DFS_BLOCK_SIZE;
 use ringfs_protocol::site_config::Configuration;
@@ -95,12 +95,12 @@ impl DemoCommand {
 
         eprintln!("measuring the disk, then writing");
         let disk_of_write = Arc::clone(&raw_disk);
-        let disk_write = blocking(move || Ok(disk_of_write.write()?)).await?;
+        let disk_write = blocking(move || Ok(disk_of_write.write(Requests::LARGE)?)).await?;
         let write = transfer::put(&client, cluster, &source, TARGET, self.replication).await?;
         eprintln!("measuring the disk and loopback, then reading and comparing");
         let disk_of_read = Arc::clone(&raw_disk);
-        let disk_read = blocking(move || Ok(disk_of_read.read()?)).await?;
-        let loopback = blocking(|| Ok(raw_loopback::one_hop(RAW_LOOPBACK_BYTES)?)).await?;
+        let disk_read = blocking(move || Ok(disk_of_read.read(Requests::LARGE)?)).await?;
+        let loopback = blocking(|| Ok(hop::one_hop(RAW_LOOPBACK_BYTES)?)).await?;
         let read = transfer::get_and_compare(&client, cluster, &source, TARGET).await?;
 
         let blocks = client.block_locations(TARGET, 0, source.bytes).await?;
@@ -113,7 +113,12 @@ impl DemoCommand {
             replication: self.replication,
             write,
             read,
-            raw: Raw { disk_write, disk_read, direct: raw_disk.direct, loopback },
+            raw: Raw {
+                disk_write: disk_write.into(),
+                disk_read: disk_read.into(),
+                direct: raw_disk.direct,
+                loopback: loopback.into(),
+            },
             stolen: steal.zip(StealTime::now()).map(|(from, to)| to.share_since(&from)),
         };
         report.print().map_err(CommandError::Output)

@@ -9,8 +9,6 @@ pub mod machine;
 pub mod meter;
 pub mod namenode;
 pub mod processes;
-pub mod raw_disk;
-pub mod raw_loopback;
 pub mod report;
 pub mod scratch_directory;
 pub mod session;
@@ -35,6 +33,9 @@ pub enum BenchCommand {
     /// A process of the floor pipeline
     #[command(hide = true)]
     FloorNode(limit::floor::NodeOptions),
+    /// The receiver of a TCP hop
+    #[command(hide = true)]
+    HopNode,
     /// Write, append to and read files of a cluster, as TestDFSIO does
     Dfsio(dfsio::DfsioOptions),
     /// Call a namenode, as NNThroughputBenchmark does
@@ -47,6 +48,7 @@ impl BenchCommand {
         match self {
             Self::Limit(_) => "limit",
             Self::FloorNode(_) => "floor-node",
+            Self::HopNode => "hop-node",
             Self::Dfsio(_) => "dfsio",
             Self::Namenode(_) => "namenode",
         }
@@ -57,6 +59,7 @@ impl BenchCommand {
         match self {
             Self::Limit(command) => command.run(session),
             Self::FloorNode(options) => options.run(),
+            Self::HopNode => limit::hop::serve_parent(),
             Self::Dfsio(options) => options.run(session),
             Self::Namenode(options) => options.run(session),
         }
@@ -72,8 +75,6 @@ pub enum BenchError {
     /// A command line that cannot be meant.
     #[error("{0}")]
     Usage(String),
-    #[error("cannot {what} on loopback: {source}")]
-    Loopback { what: &'static str, source: std::io::Error },
     #[error("cannot look at process {pid}: {why}")]
     Process { pid: u32, why: String },
     #[error("cannot find the process that listens on {address}: {why}")]
@@ -110,6 +111,12 @@ impl BenchError {
 pub struct Rate {
     pub bytes: u64,
     pub elapsed: Duration,
+}
+
+impl From<report::Run> for Rate {
+    fn from(run: report::Run) -> Self {
+        Self { bytes: run.bytes, elapsed: run.elapsed }
+    }
 }
 
 impl Rate {

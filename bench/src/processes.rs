@@ -105,6 +105,11 @@ pub fn cpu_time_of_this_thread() -> Duration {
     now.expect("every thread may read its own clock").into()
 }
 
+pub fn cpu_time_of_this_process() -> Duration {
+    let now = ClockId::CLOCK_PROCESS_CPUTIME_ID.now();
+    now.expect("every process may read its own clock").into()
+}
+
 /// What a process holds right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessSize {

@@ -1,13 +1,27 @@
 //! `ringfs bench limit`: what this host can do, measured plainly and in the run that quotes it.
+//!
+//! Every file here is one measure, and a function that other commands call to interleave the limit
+//! with what they measure: [`kernel`] (checksums, copy), [`hop`] (a TCP connection), [`disk`]
+//! (O_DIRECT), [`send_file`] (page cache to socket), [`floor`] (the least write pipeline).
 
+mod child;
+pub mod disk;
 pub mod floor;
+pub mod hop;
+pub mod kernel;
 mod ring;
+pub mod send_file;
 
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use self::disk::{RawDisk, Requests};
 use self::floor::{AckKind, FloorOptions, Store};
+use self::hop::{HopOptions, MESSAGE_BYTES_MAX, Receiver};
+use self::kernel::Kernel;
+use crate::report::{Measurement, Run, Side};
 use crate::{BenchError, Session};
 
 /// Who moves the bytes of a hop and of the floor.
@@ -15,18 +29,48 @@ use crate::{BenchError, Session};
 pub enum Engine {
     /// A raw io_uring loop: the reference
     Uring,
+    /// The tokio-uring library
+    TokioUring,
+    /// Blocking calls in threads
+    Threads,
 }
 
 impl Engine {
+    pub const ALL: [Self; 3] = [Self::Uring, Self::TokioUring, Self::Threads];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Uring => "uring",
+            Self::TokioUring => "tokio-uring",
+            Self::Threads => "threads",
         }
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Checksums, copy and sum on one core
+    Kernel,
+    /// A TCP connection
+    Hop,
+    /// O_DIRECT writes and reads
+    Disk,
+    /// sendfile of a cached file to a socket
+    SendFile,
+    /// The least pipeline that moves, checks and stores
+    Floor,
+}
+
 #[derive(Debug, Args)]
 pub struct LimitCommand {
+    /// What to measure
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "kernel,hop,disk,send-file,floor"
+    )]
+    only: Vec<What>,
     /// Who moves the bytes of the hop and the floor
     #[arg(long, value_enum, value_delimiter = ',', default_value = "uring")]
     engine: Vec<Engine>,
@@ -36,9 +80,25 @@ pub struct LimitCommand {
     /// Where files are made, on the disk to measure, and deleted again
     #[arg(long, default_value = ".")]
     directory: PathBuf,
+    /// Receive the hops of another host's `--peer` on this address, until ended
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "only")]
+    serve: Option<String>,
+    /// Send the hop to the host that serves at this address
+    #[arg(long, value_name = "HOST:PORT")]
+    peer: Option<String>,
+    /// Messages of the hop
+    #[arg(long, value_delimiter = ',', default_value = "64k,256k,1m", value_parser = byte_size)]
+    message_sizes: Vec<u64>,
+    /// Requests to the disk
+    #[arg(long, value_delimiter = ',', default_value = "64k,256k,1m,4m", value_parser = byte_size)]
+    sizes: Vec<u64>,
+    /// Requests to the disk in flight at a time
+    #[arg(long, value_delimiter = ',', default_value = "1,4,16", value_parser = clap::value_parser!(u16).range(1..=256))]
+    depths: Vec<u16>,
     /// Processes of the floor pipeline
     #[arg(long, value_delimiter = ',', default_value = "1,3", value_parser = clap::value_parser!(u8).range(1..=16))]
     replication: Vec<u8>,
+    /// What the floor does with the bytes
     #[arg(long, value_enum, value_delimiter = ',', default_value = "disk,discard")]
     store: Vec<Store>,
     /// When a process of the floor acknowledges a packet
@@ -47,9 +107,10 @@ pub struct LimitCommand {
     /// Streams through the floor at a time
     #[arg(long, default_value_t = 1)]
     streams: usize,
-    /// Data of a packet
+    /// Data of a packet of the floor
     #[arg(long, default_value = "64k", value_parser = byte_size)]
     packet_size: u64,
+    /// Data of a block of the floor
     #[arg(long, default_value = "128m", value_parser = byte_size)]
     block_size: u64,
     /// Begin a block of the floor when the last one is acknowledged whole, as HDFS's clients do
@@ -59,12 +120,84 @@ pub struct LimitCommand {
 
 impl LimitCommand {
     pub fn run(self, session: &mut Session) -> Result<(), BenchError> {
-        self.floor(session)
+        if let Some(address) = &self.serve {
+            let listener = TcpListener::bind(address).map_err(BenchError::limit("listen"))?;
+            let bound = listener.local_addr().map_err(BenchError::limit("listen"))?;
+            eprintln!("receiving hops at {bound}");
+            return hop::serve(&listener);
+        }
+        for what in &self.only {
+            match what {
+                What::Kernel => kernels(session)?,
+                What::Hop => self.hops(session)?,
+                What::Disk => self.disk(session)?,
+                What::SendFile => self.send_file(session)?,
+                What::Floor => self.floors(session)?,
+            }
+        }
+        Ok(())
     }
 
-    /// Every combination asked for, interleaved: each is run once before any is run again.
-    fn floor(&self, session: &mut Session) -> Result<(), BenchError> {
-        let mut measurements = Vec::new();
+    fn hops(&self, session: &mut Session) -> Result<(), BenchError> {
+        let child = if self.peer.is_none() { Some(Receiver::start()?) } else { None };
+        let receiver = match (&self.peer, &child) {
+            (Some(peer), _) => resolve(peer)?,
+            (None, Some(child)) => child.address,
+            (None, None) => unreachable!("without a peer there is a child"),
+        };
+        let mut hops = Vec::new();
+        for &message_bytes in &self.message_sizes {
+            let message_bytes = bounded(message_bytes, MESSAGE_BYTES_MAX, "a message")?;
+            for &engine in &self.engine {
+                let options = HopOptions { engine, message_bytes, bytes: self.bytes };
+                hops.push((options.measurement(), options));
+            }
+        }
+        interleave(session, hops, |options| options.run(receiver))
+    }
+
+    fn disk(&self, session: &mut Session) -> Result<(), BenchError> {
+        let (mut writes, mut reads) = (Vec::new(), Vec::new());
+        for &bytes in &self.sizes {
+            for &depth in &self.depths {
+                let depth = usize::from(depth);
+                let bytes = bounded(bytes, disk::IN_FLIGHT_BYTES_MAX / depth, "a request")?;
+                if !bytes.is_multiple_of(4096) {
+                    let sentence = format!("a direct request of {bytes} bytes is not whole pages");
+                    return Err(BenchError::Usage(sentence));
+                }
+                let requests = Requests { bytes, depth };
+                writes.push((requests.measurement("write"), requests));
+                reads.push((requests.measurement("read"), requests));
+            }
+        }
+        interleave(session, writes, |requests| {
+            RawDisk::create(&self.directory, self.bytes)?.write(*requests)
+        })?;
+        let file = RawDisk::create(&self.directory, self.bytes)?;
+        file.write(Requests::LARGE)?;
+        if !file.direct {
+            session.find("The file system has no O_DIRECT: its writes were buffered and synced.");
+        }
+        interleave(session, reads, |requests| file.read(*requests))
+    }
+
+    fn send_file(&self, session: &mut Session) -> Result<(), BenchError> {
+        let file = RawDisk::create(&self.directory, self.bytes)?;
+        file.write(Requests::LARGE)?;
+        let measurement = Measurement {
+            group: "page cache to socket".to_owned(),
+            name: "sendfile".to_owned(),
+            side: Side::Limit,
+            parameters: [].into(),
+            runs: Vec::new(),
+        };
+        let paths = [file.path().to_owned()];
+        interleave(session, vec![(measurement, paths)], |paths| send_file::run(paths))
+    }
+
+    fn floors(&self, session: &mut Session) -> Result<(), BenchError> {
+        let mut floors = Vec::new();
         for &store in &self.store {
             for &replication in &self.replication {
                 for &engine in &self.engine {
@@ -80,27 +213,63 @@ impl LimitCommand {
                         drain_blocks: self.drain_blocks,
                         directory: self.directory.clone(),
                     };
-                    measurements.push((options.measurement(), options));
+                    floors.push((options.measurement(), options));
                 }
             }
         }
-        for run in 1..=session.options.runs {
-            for (measurement, options) in &mut measurements {
-                let (group, name) = (&measurement.group, &measurement.name);
-                session.progress(&format!("{group}, {name}: run {run}"));
-                let run = floor::run(options)?;
-                session.progress(&format!(
-                    "{name}: {:.2} GB/s, cpu-s/GiB {:.3} client, {:.3} floor",
-                    run.gb_per_s(),
-                    run.cpu_s_per_gib("client"),
-                    run.cpu_s_per_gib("floor"),
-                ));
-                measurement.runs.push(run);
-            }
-        }
-        measurements.into_iter().for_each(|(measurement, _)| session.add(measurement));
-        Ok(())
+        interleave(session, floors, floor::run)
     }
+}
+
+fn kernels(session: &mut Session) -> Result<(), BenchError> {
+    let measurement = |kernel: Kernel| Measurement {
+        group: "one core".to_owned(),
+        name: kernel.name().to_owned(),
+        side: Side::Limit,
+        parameters: [].into(),
+        runs: Vec::new(),
+    };
+    let kernels = Kernel::ALL.map(|kernel| (measurement(kernel), kernel)).into();
+    interleave(session, kernels, |kernel| Ok(kernel.run()))
+}
+
+/// Runs each once before any is run again: what drifts, the disk above all, drifts for all.
+fn interleave<T>(
+    session: &mut Session,
+    mut measurements: Vec<(Measurement, T)>,
+    run: impl Fn(&T) -> Result<Run, BenchError>,
+) -> Result<(), BenchError> {
+    for repetition in 1..=session.options.runs {
+        for (measurement, options) in &mut measurements {
+            let what = format!("{}, {}, run {repetition}", measurement.group, measurement.name);
+            session.progress(&what);
+            let run = run(options)?;
+            let (gb_per_s, cpu) = (run.gb_per_s(), run.cpu_s_per_gib(""));
+            session.progress(&format!("{what}: {gb_per_s:.2} GB/s, {cpu:.3} cpu-s/GiB"));
+            measurement.runs.push(run);
+        }
+    }
+    measurements.into_iter().for_each(|(measurement, _)| session.add(measurement));
+    Ok(())
+}
+
+fn resolve(peer: &str) -> Result<SocketAddr, BenchError> {
+    let no_address = || BenchError::Usage(format!("{peer:?} is not an address such as host:7777"));
+    peer.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(no_address)
+}
+
+fn bounded(bytes: u64, max: usize, what: &str) -> Result<usize, BenchError> {
+    let within = usize::try_from(bytes).ok().filter(|bytes| (1..=max).contains(bytes));
+    within.ok_or_else(|| {
+        BenchError::Usage(format!("{what} of {bytes} bytes: at most {max} are possible"))
+    })
+}
+
+/// Cubic as the datanode asks for on loopback, where BBR, the default of some hosts, halves it.
+fn prepare_socket(socket: &TcpStream) -> std::io::Result<()> {
+    // A kernel without cubic measures its own default.
+    let _ = rustix::net::sockopt::set_tcp_congestion(socket, "cubic");
+    socket.set_nodelay(true)
 }
 
 /// Sizes are spelled as in settings: `512m`, `1g`.

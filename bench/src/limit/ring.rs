@@ -162,6 +162,25 @@ impl Ring {
         self.push(entry, token)
     }
 
+    /// `range` must not cross a multiple of 1 GiB.
+    pub fn read_at(
+        &mut self,
+        file: impl AsFd,
+        range: Range<usize>,
+        offset_bytes: u64,
+        token: u64,
+    ) -> io::Result<()> {
+        let index = (range.start / REGISTERED_BYTES_MAX) as u16;
+        let (file, buffer) = (fd(&file), &mut self.arena[range]);
+        let (start, len) = (buffer.as_mut_ptr(), buffer.len() as u32);
+        let entry = if self.registered {
+            opcode::ReadFixed::new(file, start, len, index).offset(offset_bytes).build()
+        } else {
+            opcode::Read::new(file, start, len).offset(offset_bytes).build()
+        };
+        self.push(entry, token)
+    }
+
     /// Submits what was asked for, waits for one completion at least and takes all there are.
     pub fn wait(&mut self, into: &mut Vec<Completion>) -> io::Result<()> {
         into.clear();

@@ -70,7 +70,7 @@ impl Stream<'_> {
     pub fn drive(&self, address: SocketAddr, start: &Barrier) -> io::Result<Driven> {
         let connected = super::node::connect(address, self.index);
         start.wait();
-        let (mut socket, cpu) = (connected?, cpu_time_of_this_thread());
+        let (socket, cpu) = (connected?, cpu_time_of_this_thread());
         let mut acks = Acks {
             packets: 0,
             sent_at: VecDeque::with_capacity(WINDOW_PACKETS as usize),
@@ -82,7 +82,7 @@ impl Stream<'_> {
         while acks.packets < self.layout.packets() {
             while let batch @ 1.. = self.sendable(sent, acks.packets) {
                 acks.sent_at.extend((0..batch).map(|_| Instant::now()));
-                self.send(&mut socket, sent..sent + batch, &mut prefixes)?;
+                self.send(&socket, sent..sent + batch, &mut prefixes)?;
                 sent += batch;
                 self.take_acks(&socket, &mut acks, RecvFlags::DONTWAIT)?;
             }
@@ -105,12 +105,7 @@ impl Stream<'_> {
         BATCH_PACKETS.min(end.saturating_sub(sent)).min(WINDOW_PACKETS - (sent - acknowledged))
     }
 
-    fn send(
-        &self,
-        socket: &mut TcpStream,
-        packets: Range<u64>,
-        prefixes: &mut [u8],
-    ) -> io::Result<()> {
+    fn send(&self, socket: &TcpStream, packets: Range<u64>, prefixes: &mut [u8]) -> io::Result<()> {
         let mut parts = Vec::with_capacity(2 * BATCH_PACKETS as usize);
         for (packet, prefix) in packets.zip(prefixes.chunks_exact_mut(self.prefix_bytes())) {
             let data = self.source.packet(self.index, packet);
@@ -168,7 +163,7 @@ impl Acks {
     }
 }
 
-pub fn write_all_vectored(socket: &mut TcpStream, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+pub fn write_all_vectored(mut socket: &TcpStream, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
     while !parts.is_empty() {
         match socket.write_vectored(parts) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

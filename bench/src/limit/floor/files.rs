@@ -8,7 +8,8 @@
 //! A thread opens and allocates the files of the next block while this one is written.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -20,7 +21,20 @@ use crate::BenchError;
 #[derive(Debug)]
 pub struct BlockFile {
     pub data: File,
-    pub sums: File,
+    sums: File,
+}
+
+impl BlockFile {
+    /// Of the slab that begins with `first_packet`; to be done before its data is written, at
+    /// [`BlockFile::data_offset`].
+    pub fn write_sums(&self, layout: &Layout, first_packet: u64, sums: &[u8]) -> io::Result<()> {
+        let packet_of_block = first_packet % layout.packets_per_block();
+        self.sums.write_all_at(sums, packet_of_block * layout.sums_bytes() as u64)
+    }
+
+    pub fn data_offset(layout: &Layout, first_packet: u64) -> u64 {
+        first_packet % layout.packets_per_block() * layout.packet_bytes
+    }
 }
 
 pub struct BlockFiles {

@@ -1,6 +1,7 @@
 //! How the floor cuts its bytes: streams into blocks, blocks into slabs and packets, and a packet on
 //! the wire into header, checksums and data.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use clap::Args;
@@ -129,9 +130,98 @@ impl Layout {
     }
 }
 
+/// Beside a slab's data: 8 KiB of checksums, which is what a MiB has, then headers, of which small
+/// packets have no more than a quarter of the window.
+pub const SIDE_BYTES: usize = 12 << 10;
+const SIDE_HEADERS: usize = 8 << 10;
+
+/// Where the parts of a slab's packets are in memory: the data of all one after the other, and so
+/// their checksums, and their headers.
+#[derive(Clone, Copy, Debug)]
+pub struct SlabMap {
+    data_start: usize,
+    side_start: usize,
+    packet_bytes: usize,
+    sums_bytes: usize,
+}
+
+impl SlabMap {
+    pub fn new(layout: &Layout, data_start: usize, side_start: usize) -> Self {
+        let (packet_bytes, sums_bytes) = (layout.packet_bytes as usize, layout.sums_bytes());
+        Self { data_start, side_start, packet_bytes, sums_bytes }
+    }
+
+    pub fn data(&self, packets: Range<usize>) -> Range<usize> {
+        let (start, bytes) = (self.data_start, self.packet_bytes);
+        start + packets.start * bytes..start + packets.end * bytes
+    }
+
+    pub fn sums(&self, packets: Range<usize>) -> Range<usize> {
+        let (start, bytes) = (self.side_start, self.sums_bytes);
+        start + packets.start * bytes..start + packets.end * bytes
+    }
+
+    pub fn header(&self, packet: usize) -> Range<usize> {
+        let start = self.side_start + SIDE_HEADERS + packet * HEADER_BYTES;
+        start..start + HEADER_BYTES
+    }
+
+    /// The memory of these bytes of the slab as they follow each other on the wire.
+    pub fn on_wire(self, wire: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let wire_bytes = HEADER_BYTES + self.sums_bytes + self.packet_bytes;
+        let packets = wire.start / wire_bytes..wire.end.div_ceil(wire_bytes);
+        let parts = move |packet| {
+            let parts =
+                [self.header(packet), self.sums(packet..packet + 1), self.data(packet..packet + 1)];
+            let mut end = packet * wire_bytes;
+            parts.map(|part| {
+                let start = end;
+                end += part.len();
+                let (from, to) = (wire.start.clamp(start, end), wire.end.clamp(start, end));
+                part.start + (from - start)..part.start + (to - start)
+            })
+        };
+        packets.flat_map(parts).filter(|part| !part.is_empty())
+    }
+}
+
 /// Their slabs, seven each, must fit memory that every process touches beforehand: 900 MiB.
 const STREAMS_MAX: usize = 128;
 
 pub static CHECKSUM: LazyLock<DataChecksum> = LazyLock::new(|| {
     DataChecksum::new(ChecksumType::Crc32c, CHUNK_BYTES as u32).expect("512 bytes are a chunk")
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn refuses_what_it_cannot_cut() {
+        for (bytes, packet, block) in
+            [(4 * MIB, 0, MIB), (4 * MIB, 1000, MIB), (4 * MIB, 4096, 4097), (100, 4096, MIB)]
+        {
+            assert!(Layout::new(bytes, 1, packet, block).is_err());
+        }
+        assert!(Layout::new(MIB, 0, 4096, MIB).is_err());
+        assert!(Layout::new(MIB, usize::MAX, 4096, MIB).is_err());
+    }
+
+    #[test]
+    fn any_cut_of_the_wire_names_the_same_memory() {
+        let layout = Layout::new(4 * MIB, 1, 8192, MIB).unwrap();
+        let map = SlabMap::new(&layout, 0, SLAB_BYTES);
+        let packets = layout.packets_of_slab(0) as usize;
+        let end = packets * layout.wire_bytes();
+        let all: Vec<usize> = map.on_wire(0..end).flatten().collect();
+        assert_eq!(all.len(), end);
+        assert!(all.iter().all(|byte| *byte < SLAB_BYTES + SIDE_BYTES));
+        for cut in [0, 1, HEADER_BYTES, HEADER_BYTES + 3, 8192, layout.wire_bytes(), end - 1, end] {
+            let two: Vec<usize> =
+                map.on_wire(0..cut).chain(map.on_wire(cut..end)).flatten().collect();
+            assert!(two == all, "cut at {cut}");
+        }
+    }
+}

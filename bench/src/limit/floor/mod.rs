@@ -16,12 +16,13 @@ mod client;
 mod files;
 mod layout;
 mod node;
+mod progress;
+mod threads;
+mod tokio_uring;
 mod uring;
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use self::layout::Layout;
 pub use self::node::NodeOptions;
 use self::node::NodeReport;
 use super::Engine;
+use super::child::{self, ChildProcess};
 use crate::BenchError;
 use crate::report::{Latency, Measurement, ProcessCpu, Run, Side, TimePoint};
 
@@ -211,10 +213,9 @@ fn drive(options: &FloorOptions, layout: &Layout, address: SocketAddr) -> Result
     })
 }
 
-/// A process of the pipeline. Killed if it is dropped before its end.
+/// A process of the pipeline.
 struct Node {
-    child: Child,
-    output: BufReader<ChildStdout>,
+    child: ChildProcess,
     address: SocketAddr,
 }
 
@@ -225,11 +226,8 @@ impl Node {
         downstream: Option<SocketAddr>,
         directory: Option<&Path>,
     ) -> Result<Self, BenchError> {
-        let executable =
-            std::env::current_exe().map_err(BenchError::limit("find this executable"))?;
-        let mut command = Command::new(executable);
+        let mut command = ChildProcess::command("floor-node")?;
         command
-            .args(["bench", "floor-node"])
             .args(["--engine", options.engine.name()])
             .args(["--ack", options.ack.name()])
             .args(["--streams", &layout.streams.to_string()])
@@ -242,38 +240,14 @@ impl Node {
         if let Some(directory) = directory {
             command.arg("--directory").arg(directory);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child =
-            command.spawn().map_err(BenchError::limit("start a process of the floor"))?;
-        let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node = Self { child, output, address: unknown };
-        node.address = node.line()?.parse().map_err(|_| dead())?;
-        Ok(node)
+        let mut child = ChildProcess::start(command)?;
+        let address = child.line()?;
+        Ok(Self { child, address })
     }
 
     fn finish(mut self) -> Result<NodeReport, BenchError> {
-        let line = self.line()?;
-        self.child.wait().map_err(BenchError::limit("wait for a process of the floor"))?;
-        serde_json::from_str(&line).map_err(|_| dead())
-    }
-
-    fn line(&mut self) -> Result<String, BenchError> {
-        let mut line = String::new();
-        self.output.read_line(&mut line).map_err(BenchError::limit("hear from the floor"))?;
-        Ok(line.trim_end().to_owned())
-    }
-}
-
-fn dead() -> BenchError {
-    BenchError::limit("run the floor")(std::io::Error::other("a process of it has failed"))
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let report: String = self.child.line()?;
+        serde_json::from_str(&report).map_err(|error| child::failed(error.to_string()))
     }
 }
 
@@ -341,14 +315,14 @@ mod tests {
 
     #[test]
     fn every_engine_stores_exactly_the_bytes_in_every_process() {
-        for engine in Engine::value_variants() {
+        for engine in Engine::ALL {
             // Blocks that end within a slab, and a last one that is not full.
             for (replication, streams, packet_bytes) in
                 [(1, 1, 64 << 10), (3, 2, 64 << 10), (2, 3, 12 << 10)]
             {
                 let directory = scratch();
                 let options = FloorOptions {
-                    engine: *engine,
+                    engine,
                     replication,
                     streams,
                     packet_bytes,
@@ -368,10 +342,10 @@ mod tests {
 
     #[test]
     fn weaker_acks_and_no_storage_move_the_same_bytes() {
-        for engine in Engine::value_variants() {
+        for engine in Engine::ALL {
             let directory = scratch();
             let mut options = FloorOptions {
-                engine: *engine,
+                engine,
                 ack: AckKind::Received,
                 ..FloorOptions::new(directory.path(), 9 * MIB)
             };
@@ -389,12 +363,12 @@ mod tests {
     #[test]
     fn the_tail_refuses_a_corrupt_packet() {
         use std::io::Write;
-        for engine in Engine::value_variants() {
+        for engine in Engine::ALL {
             let layout = Layout::new(MIB, 1, 64 << 10, MIB).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             let node = NodeOptions {
-                engine: *engine,
+                engine,
                 ack: AckKind::Written,
                 layout,
                 downstream: None,
@@ -408,16 +382,5 @@ mod tests {
             let error = serving.join().unwrap().unwrap_err().to_string();
             assert!(error.contains("chunk 0 is corrupt"), "{error}");
         }
-    }
-
-    #[test]
-    fn refuses_what_it_cannot_cut() {
-        let sizes =
-            [(4 * MIB, 0, MIB), (4 * MIB, 1000, MIB), (4 * MIB, 4096, 4097), (100, 4096, MIB)];
-        for (bytes, packet_bytes, block_bytes) in sizes {
-            assert!(Layout::new(bytes, 1, packet_bytes, block_bytes).is_err());
-        }
-        assert!(Layout::new(MIB, 0, 4096, MIB).is_err());
-        assert!(Layout::new(MIB, usize::MAX, 4096, MIB).is_err());
     }
 }

@@ -5,19 +5,19 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::Signal;
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::layout::Layout;
-use super::{AckKind, Store, uring};
+use super::layout::{CHECKSUM, Layout};
+use super::{AckKind, threads, tokio_uring, uring};
 use crate::BenchError;
-use crate::limit::Engine;
+use crate::limit::child;
+use crate::limit::{Engine, prepare_socket};
+use crate::processes::cpu_time_of_this_process;
 
 #[derive(Clone, Debug, Args)]
 pub struct NodeOptions {
@@ -41,6 +41,16 @@ pub struct Link {
     pub downstream: Option<TcpStream>,
 }
 
+impl Link {
+    /// Ends all that waits for its connections.
+    pub fn shut_down(&self) {
+        for socket in [Some(&self.upstream), self.downstream.as_ref()].into_iter().flatten() {
+            // The other side may have ended it already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NodeReport {
     pub cpu_s: f64,
@@ -48,24 +58,13 @@ pub struct NodeReport {
 }
 
 impl NodeOptions {
-    pub fn store(&self) -> Store {
-        if self.directory.is_some() { Store::Disk } else { Store::Discard }
-    }
-
     /// As a process of its own, which ends with the one that started it.
     pub fn run(&self) -> Result<(), BenchError> {
-        let armed = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        armed.map_err(|errno| BenchError::limit("end with the parent process")(errno.into()))?;
+        child::end_with_parent()?;
         let listener = TcpListener::bind("127.0.0.1:0").map_err(BenchError::limit("listen"))?;
         let address = listener.local_addr().map_err(BenchError::limit("listen"))?;
-        let say = |line: String| {
-            let mut output = io::stdout().lock();
-            writeln!(output, "{line}")
-                .and_then(|()| output.flush())
-                .map_err(BenchError::limit("answer the parent process"))
-        };
-        let report = self.serve(&listener, || say(address.to_string()))?;
-        say(serde_json::to_string(&report).expect("numbers become JSON"))
+        let report = self.serve(&listener, || child::tell_parent(&address.to_string()))?;
+        child::tell_parent(&serde_json::to_string(&report).expect("numbers become JSON"))
     }
 
     /// Calls `ready` once connections find everything prepared.
@@ -78,13 +77,15 @@ impl NodeOptions {
         let links = || {
             ready()?;
             let links = self.links(listener).map_err(BenchError::limit("connect the floor"))?;
-            connected_at.set(process_cpu_time());
+            connected_at.set(cpu_time_of_this_process());
             Ok(links)
         };
         let counters = match self.engine {
             Engine::Uring => uring::serve(self, links),
+            Engine::TokioUring => tokio_uring::serve(self, links),
+            Engine::Threads => threads::serve(self, links),
         }?;
-        let cpu_s = (process_cpu_time() - connected_at.get()).as_secs_f64();
+        let cpu_s = (cpu_time_of_this_process() - connected_at.get()).as_secs_f64();
         Ok(NodeReport { cpu_s, counters })
     }
 
@@ -93,7 +94,7 @@ impl NodeOptions {
         let mut links: Vec<Option<Link>> = (0..self.layout.streams).map(|_| None).collect();
         for _ in 0..self.layout.streams {
             let (mut upstream, _) = listener.accept()?;
-            prepare(&upstream)?;
+            prepare_socket(&upstream)?;
             let mut hello = [0; 8];
             upstream.read_exact(&mut hello)?;
             let stream = u64::from_le_bytes(hello) as usize;
@@ -110,19 +111,21 @@ impl NodeOptions {
 /// A connection for the stream of this number.
 pub fn connect(address: SocketAddr, stream: usize) -> io::Result<TcpStream> {
     let mut socket = TcpStream::connect(address)?;
-    prepare(&socket)?;
+    prepare_socket(&socket)?;
     socket.write_all(&(stream as u64).to_le_bytes())?;
     Ok(socket)
 }
 
-/// Cubic as the datanode asks for on loopback, where BBR, the default of some hosts, halves it.
-fn prepare(socket: &TcpStream) -> io::Result<()> {
-    // A kernel without cubic measures its own default.
-    let _ = rustix::net::sockopt::set_tcp_congestion(socket, "cubic");
-    socket.set_nodelay(true)
+pub fn check_header(layout: &Layout, header: &[u8], packet: u64) -> io::Result<()> {
+    if header == layout.header(packet) {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("what should be packet {packet} has another header")))
+    }
 }
 
-fn process_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+pub fn verify(data: &[u8], sums: &[u8]) -> io::Result<()> {
+    CHECKSUM
+        .verify(data, sums)
+        .map_err(|mismatch| io::Error::other(format!("chunk {} is corrupt", mismatch.chunk_index)))
 }

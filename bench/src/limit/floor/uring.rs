@@ -16,19 +16,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::ops::Range;
 use std::rc::Rc;
 
 use super::AckKind;
 use super::files::{BlockFile, BlockFiles};
-use super::layout::{ACK_BYTES, CHECKSUM, HEADER_BYTES, Layout, SLAB_BYTES};
-use super::node::{Link, NodeOptions};
+use super::layout::{ACK_BYTES, Layout, SIDE_BYTES, SLAB_BYTES, SlabMap};
+use super::node::{Link, NodeOptions, check_header, verify};
+use super::progress::Progress;
 use crate::BenchError;
 use crate::limit::ring::{Completion, Ring};
 
-/// Of a slab: 8 KiB of checksums, then 4 KiB of headers.
-const SIDE_BYTES: usize = 12 << 10;
-const SIDE_HEADERS: usize = 8 << 10;
 /// Of a stream: acks that come in, then the one that goes out.
 const ACKS_BYTES: usize = 4096;
 const ACKS_OUT: usize = 2048;
@@ -72,11 +69,9 @@ struct Stream {
     link: Link,
     /// Oldest first; only the last may be filling.
     held: VecDeque<Held>,
-    /// Packets received whole.
-    complete: u64,
+    progress: Progress,
     file: Option<Rc<BlockFile>>,
     forwarding: bool,
-    downstream_acked: u64,
     /// Bytes of an ack that has come in part.
     partial_ack: usize,
     ack_sent: u64,
@@ -108,10 +103,9 @@ pub fn serve(
     let stream = |link| Stream {
         link,
         held: VecDeque::new(),
-        complete: 0,
+        progress: Progress::new(options.downstream.is_none()),
         file: None,
         forwarding: false,
-        downstream_acked: 0,
         partial_ack: 0,
         ack_sent: 0,
         sending_ack: false,
@@ -184,7 +178,7 @@ impl Node<'_> {
 
     fn receive(&mut self, stream: usize) -> io::Result<()> {
         let state = &mut self.streams[stream];
-        if state.complete == self.layout.packets() {
+        if state.progress.received == self.layout.packets() {
             return Ok(());
         }
         if state.held.back().is_none_or(|held| held.complete == held.packets) {
@@ -192,12 +186,14 @@ impl Node<'_> {
                 self.starved.push(stream);
                 return Ok(());
             };
-            let first_packet = state.complete;
-            if let Some(files) = &self.files
-                && first_packet.is_multiple_of(self.layout.packets_per_block())
-            {
-                let block = first_packet / self.layout.packets_per_block();
-                state.file = Some(Rc::new(files.take(stream, block).map_err(io::Error::other)?));
+            let first_packet = state.progress.received;
+            if let Some(files) = &self.files {
+                state.progress.begin_slab(first_packet);
+                if first_packet.is_multiple_of(self.layout.packets_per_block()) {
+                    let block = first_packet / self.layout.packets_per_block();
+                    state.file =
+                        Some(Rc::new(files.take(stream, block).map_err(io::Error::other)?));
+                }
             }
             state.held.push_back(Held {
                 slab,
@@ -212,7 +208,7 @@ impl Node<'_> {
         }
         let held = state.held.back().expect("one is filling");
         let wire = held.received..held.packets as usize * self.layout.wire_bytes();
-        let parts = parts(self.layout, held.slab, wire);
+        let parts = slab_map(self.layout, held.slab).on_wire(wire);
         let token = to_token(Operation::Receive, stream, held.slab);
         self.receives += 1;
         self.ring.receive_message(2 * stream, &state.link.upstream, parts, token)
@@ -226,23 +222,19 @@ impl Node<'_> {
         let state = &mut self.streams[stream];
         let is_tail = state.link.downstream.is_none();
         let held = state.held.back_mut().expect("it was received into");
+        let map = slab_map(layout, held.slab);
         held.received += bytes;
         let newly = held.complete as usize..held.received / layout.wire_bytes();
         for packet in newly.clone() {
-            let header = header_range(layout, held.slab, packet);
-            if self.ring.bytes(header) != layout.header(held.first_packet + packet as u64) {
-                return Err(io::Error::other("a packet's header is not the expected one"));
-            }
+            let header = self.ring.bytes(map.header(packet));
+            check_header(layout, header, held.first_packet + packet as u64)?;
         }
         if is_tail && !newly.is_empty() {
-            let data = self.ring.bytes(data_range(layout, held.slab, newly.clone()));
-            let sums = self.ring.bytes(sums_range(layout, held.slab, newly.clone()));
-            CHECKSUM.verify(data, sums).map_err(|mismatch| {
-                io::Error::other(format!("chunk {} is corrupt", mismatch.chunk_index))
-            })?;
+            let data = self.ring.bytes(map.data(newly.clone()));
+            verify(data, self.ring.bytes(map.sums(newly.clone())))?;
         }
         held.complete = newly.end as u64;
-        state.complete += newly.len() as u64;
+        state.progress.received += newly.len() as u64;
         if held.complete == held.packets {
             self.store(stream)?;
         }
@@ -260,29 +252,26 @@ impl Node<'_> {
             self.free_slabs(stream);
             return Ok(());
         };
-        let all = 0..held.packets as usize;
-        let first = held.first_packet % layout.packets_per_block();
-        let sums = self.ring.bytes(sums_range(layout, held.slab, all.clone()));
-        std::os::unix::fs::FileExt::write_all_at(
-            &file.sums,
-            sums,
-            first * layout.sums_bytes() as u64,
-        )?;
-        let data = data_range(layout, held.slab, all);
+        let (map, all) = (slab_map(layout, held.slab), 0..held.packets as usize);
+        let sums = self.ring.bytes(map.sums(all.clone()));
+        file.write_sums(layout, held.first_packet, sums)?;
         let token = to_token(Operation::Write, stream, held.slab);
-        self.ring.write_at(&file.data, data, first * layout.packet_bytes, token)?;
+        let offset_bytes = BlockFile::data_offset(layout, held.first_packet);
+        self.ring.write_at(&file.data, map.data(all), offset_bytes, token)?;
         held.file = Some(file);
         Ok(())
     }
 
     fn written(&mut self, stream: usize, slab: usize, bytes: usize) -> io::Result<()> {
-        let held = self.streams[stream].held.iter_mut().find(|held| held.slab == slab);
+        let state = &mut self.streams[stream];
+        let held = state.held.iter_mut().find(|held| held.slab == slab);
         let held = held.expect("it is held until it is written");
         if bytes as u64 != held.packets * self.layout.packet_bytes {
             return Err(io::ErrorKind::WriteZero.into());
         }
         held.written = true;
         held.file = None;
+        state.progress.slab_written(held.first_packet);
         self.send_ack(stream)?;
         self.free_slabs(stream);
         self.feed_starved()
@@ -298,7 +287,7 @@ impl Node<'_> {
         let unsent = |held: &&Held| held.forwarded < held.complete as usize * wire_bytes;
         let Some(held) = state.held.iter().find(unsent) else { return Ok(()) };
         let wire = held.forwarded..held.complete as usize * wire_bytes;
-        let parts = parts(self.layout, held.slab, wire);
+        let parts = slab_map(self.layout, held.slab).on_wire(wire);
         let token = to_token(Operation::Forward, stream, held.slab);
         state.forwarding = true;
         self.ring.send_message(2 * stream + 1, downstream, parts, token)
@@ -339,7 +328,7 @@ impl Node<'_> {
     fn receive_acks(&mut self, stream: usize) -> io::Result<()> {
         let state = &self.streams[stream];
         let Some(downstream) = &state.link.downstream else { return Ok(()) };
-        if state.downstream_acked == self.layout.packets() {
+        if state.progress.downstream == Some(self.layout.packets()) {
             return Ok(());
         }
         let start = acks_start(self.layout, stream);
@@ -358,7 +347,7 @@ impl Node<'_> {
         let received = self.ring.bytes_mut(start..start + len);
         let whole = len / ACK_BYTES * ACK_BYTES;
         if let Some(last) = received[..whole].last_chunk::<ACK_BYTES>() {
-            state.downstream_acked = u64::from_le_bytes(*last);
+            state.progress.downstream = Some(u64::from_le_bytes(*last));
         }
         received.copy_within(whole.., 0);
         state.partial_ack = len - whole;
@@ -367,8 +356,8 @@ impl Node<'_> {
     }
 
     fn send_ack(&mut self, stream: usize) -> io::Result<()> {
-        let acknowledged = self.acknowledged(stream);
         let state = &mut self.streams[stream];
+        let acknowledged = state.progress.acknowledged(self.layout, self.ack);
         if state.sending_ack || acknowledged <= state.ack_sent {
             return Ok(());
         }
@@ -379,69 +368,15 @@ impl Node<'_> {
         state.sending_ack = true;
         self.ring.send(&state.link.upstream, range, to_token(Operation::SendAck, stream, 0))
     }
-
-    /// Packets that are here and downstream, as the kind of ack asks.
-    fn acknowledged(&self, stream: usize) -> u64 {
-        let state = &self.streams[stream];
-        let unwritten = match &self.files {
-            Some(_) => state.held.iter().find(|held| !held.written),
-            None => None,
-        };
-        let here = match (unwritten, self.ack) {
-            (None, _) => state.complete,
-            (Some(held), AckKind::Written) => held.first_packet,
-            // The last packet of a block waits for all of the block.
-            (Some(held), AckKind::Received) => {
-                state.complete.min(self.layout.end_of_block(held.first_packet) - 1)
-            }
-        };
-        if state.link.downstream.is_some() { here.min(state.downstream_acked) } else { here }
-    }
 }
 
 fn acks_start(layout: &Layout, stream: usize) -> usize {
     layout.slabs() * (SLAB_BYTES + SIDE_BYTES) + stream * ACKS_BYTES
 }
 
-fn data_range(layout: &Layout, slab: usize, packets: Range<usize>) -> Range<usize> {
-    let (start, bytes) = (slab * SLAB_BYTES, layout.packet_bytes as usize);
-    start + packets.start * bytes..start + packets.end * bytes
-}
-
-fn sums_range(layout: &Layout, slab: usize, packets: Range<usize>) -> Range<usize> {
-    let (start, bytes) = (side_start(layout, slab), layout.sums_bytes());
-    start + packets.start * bytes..start + packets.end * bytes
-}
-
-fn header_range(layout: &Layout, slab: usize, packet: usize) -> Range<usize> {
-    let start = side_start(layout, slab) + SIDE_HEADERS + packet * HEADER_BYTES;
-    start..start + HEADER_BYTES
-}
-
-fn side_start(layout: &Layout, slab: usize) -> usize {
-    layout.slabs() * SLAB_BYTES + slab * SIDE_BYTES
-}
-
-/// The memory of these bytes of a slab as they follow each other on the wire.
-fn parts(layout: &Layout, slab: usize, wire: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let wire_bytes = layout.wire_bytes();
-    let packets = wire.start / wire_bytes..wire.end.div_ceil(wire_bytes);
-    let segments = move |packet| {
-        let ranges = [
-            header_range(layout, slab, packet),
-            sums_range(layout, slab, packet..packet + 1),
-            data_range(layout, slab, packet..packet + 1),
-        ];
-        let mut position = packet * wire_bytes;
-        ranges.map(|range| {
-            let start = position;
-            position += range.len();
-            let clipped = start.max(wire.start)..position.min(wire.end);
-            range.start + (clipped.start.min(position) - start)
-                ..range.start + (clipped.end.max(start) - start)
-        })
-    };
-    packets.flat_map(segments).filter(|range| !range.is_empty())
+/// All data first, page by page, then what is beside it.
+fn slab_map(layout: &Layout, slab: usize) -> SlabMap {
+    SlabMap::new(layout, slab * SLAB_BYTES, layout.slabs() * SLAB_BYTES + slab * SIDE_BYTES)
 }
 
 fn to_token(operation: Operation, stream: usize, slab: usize) -> u64 {
