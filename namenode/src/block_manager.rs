@@ -409,6 +409,11 @@ impl BlockManager {
         self.lock().heartbeat(uuid, beat, self.clock.now_ms())
     }
 
+    /// A datanode that says itself that it cannot go on is dead from now.
+    pub fn give_up_datanode(&self, uuid: &str) {
+        self.lock().give_up_datanode(uuid);
+    }
+
     /// Replicas that the datanode received or deleted.
     pub fn incremental_report(
         &self,

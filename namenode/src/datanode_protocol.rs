@@ -65,7 +65,7 @@ impl Namesystem {
                 encode(BlockReceivedAndDeletedResponseProto {})
             }
             "errorReport" => {
-                self.error_report(&request(call)?);
+                self.error_report(&request(call)?)?;
                 encode(ErrorReportResponseProto {})
             }
             "reportBadBlocks" => {
@@ -223,7 +223,8 @@ impl Namesystem {
         })
     }
 
-    fn error_report(&self, request: &ErrorReportRequestProto) {
+    fn error_report(&self, request: &ErrorReportRequestProto) -> Result<()> {
+        self.check_reporter(&request.registration, None)?;
         let id = &request.registration.datanode_id;
         tracing::warn!(
             uuid = id.datanode_uuid,
@@ -232,6 +233,10 @@ impl Namesystem {
             "a datanode reports an error: {}",
             request.msg
         );
+        if request.error_code == FATAL_DISK_ERROR {
+            self.blocks.give_up_datanode(&id.datanode_uuid);
+        }
+        Ok(())
     }
 
     /// Refuses datanodes of another cluster.

@@ -62,6 +62,14 @@ impl Replicas {
         Ok(())
     }
 
+    pub fn give_up_datanode(&mut self, uuid: &str) {
+        let alive = self.nodes.find(uuid).filter(|index| self.nodes.node(*index).alive);
+        if let Some(index) = alive {
+            self.nodes.put_out(index);
+            self.on_loss();
+        }
+    }
+
     pub fn heartbeat(&mut self, uuid: &str, beat: &Heartbeat, time_ms: u64) -> HeartbeatReply {
         let known = self.nodes.find(uuid).filter(|index| self.nodes.node(*index).alive);
         let Some(index) = known else {

@@ -130,6 +130,16 @@ fn a_datanode_in_maintenance_may_be_down_without_its_blocks_being_copied() {
 }
 
 #[test]
+fn a_datanode_that_gives_up_is_dead_at_once_and_may_come_back() {
+    let world = World::new(4, 3);
+    world.manager.give_up_datanode(&world.datanodes[0].uuid);
+    assert_eq!(world.manager.live_datanodes(), 3);
+    assert!(world.beat(0, false).register);
+    world.try_register(0).unwrap();
+    assert_eq!(world.manager.live_datanodes(), 4);
+}
+
+#[test]
 fn a_datanode_that_is_not_listed_is_put_out_and_refused() {
     let mut world = World::new(4, 3);
     let id = world.write(&[0, 1, 2], 3);

@@ -96,6 +96,9 @@ pub struct DfsioOptions {
     /// Operations of a run of pread and small, all clients together, instead of --seconds
     #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     pub operations: Option<u64>,
+    /// Runs before those that count
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub warm_up: u32,
     /// Compare what is read with what was written, byte by byte
     #[arg(long)]
     pub verify: bool,
@@ -151,6 +154,7 @@ impl DfsioOptions {
             clients: 8,
             seconds: 5,
             operations: None,
+            warm_up: 1,
             verify: false,
             cold: false,
             keep: false,
@@ -305,6 +309,10 @@ impl Dfsio {
 
     fn repeat(&self, session: &mut Session) -> Result<Measurement, BenchError> {
         let mode = self.options.mode.name();
+        for _ in 0..self.options.warm_up {
+            session.progress(&format!("{mode}: warming up"));
+            self.run_once()?;
+        }
         let mut runs = Vec::new();
         for number in 1..=session.options.runs {
             session.progress(&format!("{mode}: run {number} of {}", session.options.runs));

@@ -4,12 +4,12 @@
 //! ```text
 //! registerDatanode, sendHeartbeat ─► create, addBlock (no other datanode allowed),
 //!   blockReceivedAndDeleted, complete ─► the clock runs: blockReport × reports
-//!   ─► a heartbeat that tells of no space, so that nobody is sent here
+//!   ─► errorReport of a fatal disk error, after which the namenode takes a datanode for dead
 //! ```
 //!
-//! A datanode cannot sign off. These have the same ids each time and ports that nobody uses, so a
-//! namenode keeps one entry for each, dead after its usual time; their files are deleted. While they
-//! are alive it may choose them for other writers: measure a cluster that nobody else writes to.
+//! What stays is an entry for each among the namenode's dead datanodes until it is restarted; they
+//! have the same ids each time, and ports that nobody uses. While they are alive the namenode may
+//! choose them for other writers: measure a cluster that nobody else writes to.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,10 +76,10 @@ pub fn run(
     });
     beating.abort();
     runtime.block_on(async {
-        // Waited for: a last heartbeat of the task's must not come behind the ones below.
+        // Waited for: a last heartbeat of the task's must not come behind what follows.
         let _ = beating.await;
         for datanode in &datanodes {
-            datanode.heartbeat(0).await?;
+            datanode.sign_off().await?;
         }
         Ok::<_, BenchError>(())
     })?;
@@ -99,7 +99,7 @@ async fn make_datanodes(
         datanodes.push(NominalDatanode::register(rpc.clone(), &namespace, number).await?);
     }
     for datanode in &datanodes {
-        datanode.heartbeat(CAPACITY_BYTES).await?;
+        datanode.heartbeat().await?;
     }
     // A wait for the blocks of many files can outlast a namenode's patience.
     let beating = tokio::spawn(keep_alive(datanodes.clone()));
@@ -140,7 +140,7 @@ async fn report(
 async fn keep_alive(datanodes: Vec<NominalDatanode>) {
     loop {
         for datanode in &datanodes {
-            let _ = datanode.heartbeat(CAPACITY_BYTES).await;
+            let _ = datanode.heartbeat().await;
         }
         tokio::time::sleep(HEARTBEAT_INTERVAL).await;
     }
@@ -188,15 +188,15 @@ impl NominalDatanode {
     }
 
     /// Commands that come with the reply have nothing here to act on.
-    async fn heartbeat(&self, capacity_bytes: u64) -> Result<(), BenchError> {
+    async fn heartbeat(&self) -> Result<(), BenchError> {
         let request = HeartbeatRequestProto {
             registration: self.registration.clone(),
             reports: vec![StorageReportProto {
                 storage_uuid: self.storage.storage_uuid.clone(),
                 failed: Some(false),
-                capacity: Some(capacity_bytes),
+                capacity: Some(CAPACITY_BYTES),
                 dfs_used: Some(0),
-                remaining: Some(capacity_bytes),
+                remaining: Some(CAPACITY_BYTES),
                 block_pool_used: Some(0),
                 storage: Some(self.storage.clone()),
                 non_dfs_used: Some(0),
@@ -259,6 +259,18 @@ impl NominalDatanode {
         self.rpc
             .call::<_, BlockReceivedAndDeletedResponseProto>("blockReceivedAndDeleted", &request)
             .await?;
+        Ok(())
+    }
+
+    /// There is no other way to leave at once. Alive but idle, it would spoil the namenode's idea of
+    /// how busy a datanode is on average.
+    async fn sign_off(&self) -> Result<(), BenchError> {
+        let request = ErrorReportRequestProto {
+            registration: self.registration.clone(),
+            error_code: FATAL_DISK_ERROR,
+            msg: "the end of ringfs bench namenode -op blockReport".to_owned(),
+        };
+        self.rpc.call::<_, ErrorReportResponseProto>("errorReport", &request).await?;
         Ok(())
     }
 

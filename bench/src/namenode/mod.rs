@@ -101,6 +101,9 @@ pub struct NamenodeOptions {
     /// Replication of the files, those with blocks in mix too
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub replication: u16,
+    /// Runs before those that count
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub warm_up: u32,
     /// Directory of the file system to work below
     #[arg(
         long = "baseDirName",
@@ -131,6 +134,10 @@ impl NamenodeOptions {
         let bench = NamenodeBench::connect(&self)?;
         for &operation in self.op.each() {
             let name = operation.name();
+            for _ in 0..self.warm_up {
+                session.progress(&format!("{name}: warming up"));
+                bench.run_once(operation)?;
+            }
             let mut runs = Vec::new();
             for number in 1..=session.options.runs {
                 session.progress(&format!("{name}: run {number} of {}", session.options.runs));

@@ -292,6 +292,9 @@ pub struct BlockReceivedAndDeletedRequestProto {
 #[derive(Clone, PartialEq, Message)]
 pub struct BlockReceivedAndDeletedResponseProto {}
 
+/// `ErrorReportRequestProto.errorCode`: the namenode takes the datanode for dead at once.
+pub const FATAL_DISK_ERROR: u32 = 3;
+
 #[derive(Clone, PartialEq, Message)]
 pub struct ErrorReportRequestProto {
     #[prost(message, required, tag = "1")]
