@@ -21,14 +21,18 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
+use smallvec::SmallVec;
 
 use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
 use crate::limits::WRITES_IN_FLIGHT_MAX;
 use crate::replica::{OnDisk, Replica};
-use crate::ring::{self, Buffer, BufferMut, Either, File, SECTOR_BYTES, SendMessage, Signal};
+use crate::ring::{
+    self, Buffer, BufferMut, Either, File, Recycler, SECTOR_BYTES, SendMessage, Signal, WriteAll,
+};
 use crate::transitions::ReplicaWriter;
 use crate::volume::SpacePromise;
 
@@ -36,14 +40,37 @@ const SECTOR: u64 = SECTOR_BYTES as u64;
 
 /// Data and checksums of one job, and what is true once it is done.
 struct Job {
-    writes: Vec<(Buffer, u64)>,
+    writes: JobWrites,
     meta: Vec<(Buffer, u64)>,
     sync: bool,
     on_disk: OnDisk,
     number: u64,
 }
 
-type Writes = Pin<Box<dyn Future<Output = io::Result<()>>>>;
+/// Whole sectors and a padded last one, as a rule.
+type JobWrites = SmallVec<[(Buffer, u64); 2]>;
+
+/// The writes of a job, under way side by side.
+struct Writes {
+    writes: SmallVec<[WriteAll; 2]>,
+    done: usize,
+    outcome: io::Result<()>,
+}
+
+impl Future for Writes {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.done < self.writes.len() {
+            let next = self.done;
+            if let Err(error) = ready!(Pin::new(&mut self.writes[next]).poll(context)) {
+                self.outcome = Err(error);
+            }
+            self.done += 1;
+        }
+        Poll::Ready(std::mem::replace(&mut self.outcome, Ok(())))
+    }
+}
 
 pub struct BlockSink {
     replica: Arc<Replica>,
@@ -63,6 +90,8 @@ pub struct BlockSink {
     receiver_waits: Cell<bool>,
     closing: Cell<bool>,
     busy: Cell<bool>,
+    /// Used by every write to the meta file.
+    meta_message: Cell<Option<Box<SendMessage>>>,
 }
 
 struct State {
@@ -74,7 +103,11 @@ struct State {
     /// End of the data in jobs.
     submitted_end: u64,
     /// Checksums in no job yet, each with its place in the meta file.
-    meta: Vec<(Buffer, u64)>,
+    meta: VecDeque<(Buffer, u64)>,
+    /// Memory of former jobs' checksums, for the next.
+    spare_meta: Vec<Vec<(Buffer, u64)>>,
+    /// Padded copies of the last sector.
+    sectors: Recycler,
     chunk_len: u64,
     last_chunk_checksum: Option<u32>,
     jobs: VecDeque<Job>,
@@ -114,7 +147,9 @@ impl BlockSink {
             start,
             end,
             submitted_end: end,
-            meta: Vec::new(),
+            meta: VecDeque::new(),
+            spare_meta: Vec::new(),
+            sectors: Recycler::new(SECTOR_BYTES, 2),
             chunk_len: u64::from(writer.checksum.bytes_per_checksum),
             last_chunk_checksum,
             jobs: VecDeque::new(),
@@ -137,6 +172,7 @@ impl BlockSink {
             receiver_waits: Cell::new(false),
             closing: Cell::new(false),
             busy: Cell::new(false),
+            meta_message: Cell::default(),
         })
     }
 
@@ -267,19 +303,11 @@ impl BlockSink {
             let next = self.next_job(in_flight);
             let Some(job) = next else { return Ok(()) };
             self.reach(&job).await;
-            let writes: Vec<_> = job
-                .writes
-                .iter()
+            let writes = job.writes.iter();
+            let writes = writes
                 .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset))
                 .collect();
-            let all = async move {
-                let mut outcome = Ok(());
-                for write in writes {
-                    outcome = write.await.and(outcome);
-                }
-                outcome
-            };
-            in_flight.push_back((job, Box::pin(all)));
+            in_flight.push_back((job, Writes { writes, done: 0, outcome: Ok(()) }));
         }
     }
 
@@ -319,18 +347,22 @@ impl BlockSink {
         }
     }
 
-    async fn finish(&self, job: Job) -> io::Result<()> {
-        let mut message = SendMessage::new();
+    async fn finish(&self, mut job: Job) -> io::Result<()> {
+        let mut message = self.meta_message.take().unwrap_or_else(SendMessage::new);
         let mut at = job.meta.first().map_or(0, |(_, offset)| *offset);
         let from = at;
-        for (checksums, offset) in job.meta {
+        for (checksums, offset) in job.meta.drain(..) {
             debug_assert_eq!(at, offset);
             at += checksums.len() as u64;
             message.push(checksums);
         }
         if message.parts() > 0 {
-            self.meta.write_all_gathered_at(message, from).await.0?;
+            let written;
+            (written, message) = self.meta.write_all_gathered_at(message, from).await;
+            written?;
         }
+        self.meta_message.set(Some(message));
+        self.state.borrow_mut().spare_meta.push(job.meta);
         if job.sync {
             self.data.sync_data().await?;
             self.meta.sync_data().await?;
@@ -364,7 +396,7 @@ impl State {
         if checksums.is_empty() {
             return;
         }
-        while let Some((last, at)) = self.meta.last_mut() {
+        while let Some((last, at)) = self.meta.back_mut() {
             if *at + last.len() as u64 <= offset {
                 break;
             }
@@ -373,13 +405,13 @@ impl State {
             if !last.is_empty() {
                 break;
             }
-            self.meta.pop();
+            self.meta.pop_back();
         }
-        self.meta.push((checksums, offset));
+        self.meta.push_back((checksums, offset));
     }
 
     fn submit_full_slabs(&mut self) -> bool {
-        let mut writes = Vec::new();
+        let mut writes = JobWrites::new();
         while self.pieces.front().is_some_and(Buffer::ends_memory)
             && self.pieces.front().is_some_and(|piece| piece.len().is_multiple_of(SECTOR_BYTES))
         {
@@ -397,7 +429,7 @@ impl State {
     }
 
     fn flush(&mut self, sync: bool, counters: &Counters) -> u64 {
-        let mut writes = Vec::new();
+        let mut writes = JobWrites::new();
         if self.submitted_end < self.end
             && let Some(mut piece) = self.pieces.pop_front()
         {
@@ -409,8 +441,9 @@ impl State {
                 self.start += whole as u64;
             }
             if !piece.is_empty() {
-                let mut padded = BufferMut::zeroed(SECTOR_BYTES);
+                let mut padded = self.sectors.take();
                 padded[..piece.len()].copy_from_slice(&piece);
+                padded[piece.len()..].fill(0);
                 counters.sector_bytes_copied.add(piece.len() as u64);
                 writes.push((padded.freeze(), self.start));
                 self.pieces.push_front(piece);
@@ -425,10 +458,10 @@ impl State {
 
     /// A job for the data up to `end`. A checksum never reaches the meta file before all of its
     /// chunk is in the block file: after a crash the meta file tells how far the data goes.
-    fn queue_up_to(&mut self, writes: Vec<(Buffer, u64)>, sync: bool, end: u64) {
+    fn queue_up_to(&mut self, writes: JobWrites, sync: bool, end: u64) {
         let (meta, on_disk) = if end == self.end {
             let last_chunk_checksum = self.last_chunk_checksum;
-            (std::mem::take(&mut self.meta), OnDisk { len: end, last_chunk_checksum })
+            (self.split_checksums(u64::MAX), OnDisk { len: end, last_chunk_checksum })
         } else {
             let whole_chunks = end / self.chunk_len;
             let meta = self.split_checksums(META_HEADER_BYTES as u64 + whole_chunks * 4);
@@ -441,18 +474,19 @@ impl State {
 
     /// Takes the checksums that lie before `limit` in the meta file.
     fn split_checksums(&mut self, limit: u64) -> Vec<(Buffer, u64)> {
-        let mut taken = Vec::new();
-        let mut left = Vec::new();
-        for (checksums, at) in self.meta.drain(..) {
-            let before = (limit.saturating_sub(at) as usize).min(checksums.len());
-            if before > 0 {
-                taken.push((checksums.slice(..before), at));
+        let mut taken = self.spare_meta.pop().unwrap_or_default();
+        while let Some((checksums, at)) = self.meta.front_mut() {
+            let before = (limit.saturating_sub(*at) as usize).min(checksums.len());
+            if before == 0 {
+                break;
             }
-            if before < checksums.len() {
-                left.push((checksums.slice(before..), at + before as u64));
+            taken.push((checksums.slice(..before), *at));
+            checksums.advance(before);
+            *at += before as u64;
+            if checksums.is_empty() {
+                self.meta.pop_front();
             }
         }
-        self.meta = left;
         taken
     }
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use ringfs_protocol::ProtocolError;
 
 use crate::error::{DatanodeError, Result};
@@ -47,7 +47,7 @@ impl Connection {
     ) -> Result<Option<T>> {
         loop {
             if let Some((message, used)) = decode(&self.received)? {
-                let _ = self.received.split_to(used);
+                self.received.advance(used);
                 return Ok(Some(message));
             }
             if self.receive(what, patience).await? == 0 {

@@ -181,7 +181,7 @@ impl Client {
         for seqno in from..self.seqno {
             let ack = self.ack().unwrap_or_else(|| panic!("closed before ack {seqno}"));
             assert_eq!(ack.seqno, seqno);
-            assert_eq!(ack.replies, vec![Status::Success; datanodes]);
+            assert_eq!(ack.replies[..], vec![Status::Success; datanodes]);
         }
     }
 
@@ -513,7 +513,7 @@ fn a_corrupt_packet_ends_its_stream_and_no_other() {
     corrupt[last] ^= 1;
     client.stream.write_all(&corrupt).unwrap();
     let ack = client.ack().unwrap();
-    assert_eq!((ack.seqno, ack.replies), (1, vec![Status::ErrorChecksum]));
+    assert_eq!((ack.seqno, &ack.replies[..]), (1, &[Status::ErrorChecksum][..]));
     assert!(client.ack().is_none());
     let replica = datanode.node.dataset.replica(POOL, BlockId(1)).unwrap();
     assert_eq!((replica.state(), replica.visible_len()), (ReplicaState::Rbw, Some(USUAL as u64)));
@@ -568,7 +568,7 @@ fn a_lost_mirror_is_reported_and_this_nodes_bytes_are_kept() {
     drop(two);
     client.send_packet(&content[4 * USUAL..5 * USUAL], 4 * USUAL as u64, false, false);
     let ack = client.ack().unwrap();
-    assert_eq!((ack.seqno, ack.replies), (4, vec![Status::Success, Status::Error]));
+    assert_eq!((ack.seqno, &ack.replies[..]), (4, &[Status::Success, Status::Error][..]));
     let replica = one.node.dataset.replica(POOL, BlockId(1)).unwrap();
     assert_eq!(replica.bytes_on_disk(), 5 * USUAL as u64);
 

@@ -87,8 +87,7 @@ pub enum DatanodeError {
 
 impl DatanodeError {
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Io { what, source }
+        move |source| Self::Io { what: what.into(), source }
     }
 
     pub fn java_class(&self) -> &'static str {

@@ -13,6 +13,9 @@ pub const RECEIVE_BYTES_MAX: usize = 512 << 10;
 
 /// Memory for packet prefixes and checksums, taken at a time: 535 bytes a packet make 122 packets.
 pub const SIDE_BYTES: usize = 64 << 10;
+/// Such memories that an active stream keeps for its next packets: the heads of its slabs' packets
+/// (18 MiB of 64 KiB are 3), and one being filled. A silent stream keeps none.
+pub const SIDES_KEPT_MAX: usize = 4;
 /// Largest prefix and checksums of one packet: a 16 MiB packet has 128 KiB at 512 bytes a chunk.
 pub const PACKET_HEAD_MAX_BYTES: usize = 1 << 20;
 

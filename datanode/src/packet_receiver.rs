@@ -29,18 +29,19 @@ use ringfs_protocol::packet::{
     PACKET_LENGTHS_BYTES, PACKET_PREFIX_MAX_BYTES, PacketFrame, PacketHeader, decode_packet_prefix,
 };
 
-use crate::limits::{PACKET_HEAD_MAX_BYTES, RECEIVE_BYTES_MAX, RECEIVE_PACKETS_MAX, SIDE_BYTES};
-use crate::ring::{Buffer, BufferMut, ReceiveMessage};
+use smallvec::SmallVec;
+
+use crate::limits::{
+    PACKET_HEAD_MAX_BYTES, RECEIVE_BYTES_MAX, RECEIVE_PACKETS_MAX, SIDE_BYTES, SIDES_KEPT_MAX,
+};
+use crate::ring::{Buffer, BufferMut, ReceiveMessage, Recycler};
 
 /// The shortest prefix that clients send: lengths and a header of 25 bytes.
 const SHORTEST_PREFIX_BYTES: usize = PACKET_LENGTHS_BYTES + 25;
 
 /// A run of bytes in one or more ranges of memory; one, as a rule.
 #[derive(Clone, Debug, Default)]
-pub struct Pieces {
-    first: Option<Buffer>,
-    rest: Vec<Buffer>,
-}
+pub struct Pieces(SmallVec<[Buffer; 2]>);
 
 #[derive(Debug)]
 pub struct Packet {
@@ -56,7 +57,10 @@ pub struct Packet {
 
 pub struct PacketReceiver {
     side: BufferMut,
+    sides: Recycler,
     room: VecDeque<BufferMut>,
+    /// Used by every plan.
+    room_parts: VecDeque<(usize, usize)>,
     /// What is there of the packet under way.
     current: Current,
     /// Bytes that arrived and have no place yet.
@@ -127,18 +131,15 @@ impl Packet {
 
 impl Pieces {
     pub fn push(&mut self, buffer: Buffer) {
-        match self.first {
-            None => self.first = Some(buffer),
-            Some(_) => self.rest.push(buffer),
-        }
+        self.0.push(buffer);
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Buffer> {
-        self.first.iter().chain(&self.rest)
+        self.0.iter()
     }
 
     pub fn into_buffers(self) -> impl Iterator<Item = Buffer> {
-        self.first.into_iter().chain(self.rest)
+        self.0.into_iter()
     }
 }
 
@@ -147,7 +148,9 @@ impl PacketReceiver {
     pub fn new(len: u64, expected_end: u64, checksum: DataChecksum) -> Self {
         Self {
             side: BufferMut::from(Vec::new()),
+            sides: Recycler::new(SIDE_BYTES, SIDES_KEPT_MAX),
             room: VecDeque::new(),
+            room_parts: VecDeque::new(),
             current: Current::default(),
             backlog: Vec::new(),
             end: len,
@@ -205,6 +208,7 @@ impl PacketReceiver {
         self.backlog = kept;
         self.current = Current::default();
         self.side = BufferMut::from(Vec::new());
+        self.sides.release();
         self.room.clear();
     }
 
@@ -262,8 +266,10 @@ impl PacketReceiver {
         };
         self.make_side(first.0);
         self.plan.clear();
-        let side = message.push_buffer(std::mem::replace(&mut self.side, Vec::new().into()));
-        let mut room = RoomCursor::new(self.room.drain(..), message);
+        let nothing = self.side.split_to(0);
+        let side = message.push_buffer(std::mem::replace(&mut self.side, nothing));
+        let parts = std::mem::take(&mut self.room_parts);
+        let mut room = RoomCursor::new(parts, self.room.drain(..), message);
         let (mut side_at, mut offset, mut total) = (0, self.end, 0);
         let mut current = Some((self.current.head_filled, self.current.data_filled));
         while self.plan.len() < RECEIVE_PACKETS_MAX && total < RECEIVE_BYTES_MAX {
@@ -298,6 +304,7 @@ impl PacketReceiver {
                 break;
             }
         }
+        self.room_parts = room.parts;
     }
 
     /// Takes the memory of a plan back, `count` bytes of it filled, and appends the packets that
@@ -578,7 +585,7 @@ impl PacketReceiver {
             return;
         }
         let filled = self.current.head_filled;
-        let mut side = BufferMut::zeroed(len.max(SIDE_BYTES));
+        let mut side = if len <= SIDE_BYTES { self.sides.take() } else { BufferMut::zeroed(len) };
         side[..filled].copy_from_slice(&self.side[..filled]);
         self.side = side;
     }
@@ -633,12 +640,18 @@ struct RoomCursor {
 }
 
 impl RoomCursor {
-    fn new(room: impl Iterator<Item = BufferMut>, message: &mut ReceiveMessage) -> Self {
-        let parts = room.map(|part| {
+    /// `parts` is memory to use, whatever it holds.
+    fn new(
+        mut parts: VecDeque<(usize, usize)>,
+        room: impl Iterator<Item = BufferMut>,
+        message: &mut ReceiveMessage,
+    ) -> Self {
+        parts.clear();
+        parts.extend(room.map(|part| {
             let len = part.len();
             (message.push_buffer(part), len)
-        });
-        Self { parts: parts.collect(), at: 0 }
+        }));
+        Self { parts, at: 0 }
     }
 
     fn skip(&mut self, mut count: usize) {

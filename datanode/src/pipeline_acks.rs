@@ -5,7 +5,8 @@ use std::cell::RefCell;
 
 use bytes::BytesMut;
 use ringfs_protocol::messages::Status;
-use ringfs_protocol::packet::{OOB_SEQNO, encode_ack};
+use ringfs_protocol::packet::{OOB_SEQNO, Replies, encode_ack};
+use smallvec::smallvec;
 use tracing::debug;
 
 use crate::error::{DatanodeError, Result};
@@ -31,7 +32,7 @@ struct Done {
     end: u64,
     is_last: bool,
     status: Status,
-    replies: Vec<Status>,
+    replies: Replies,
 }
 
 impl BlockStream {
@@ -90,15 +91,15 @@ impl BlockStream {
                 return Ok(None);
             }
             let below = match &self.mirror {
-                Some(_) if front.status != Status::Success => Vec::new(),
+                Some(_) if front.status != Status::Success => Replies::new(),
                 Some(mirror) if !self.role.has_setup_reply() => {
                     if front.is_last && !mirror.is_drained() {
                         return Ok(None);
                     }
-                    Vec::new()
+                    Replies::new()
                 }
                 Some(mirror) => match mirror.next_ack() {
-                    None if mirror.has_failed() => vec![Status::Error],
+                    None if mirror.has_failed() => smallvec![Status::Error],
                     None => return Ok(None),
                     Some(ack) if ack.seqno == OOB_SEQNO => {
                         let replies = with_own(Status::Success, &ack.replies);
@@ -107,11 +108,11 @@ impl BlockStream {
                     }
                     Some(ack) if ack.seqno != front.seqno => {
                         mirror.fail("an ack out of order");
-                        vec![Status::Error]
+                        smallvec![Status::Error]
                     }
                     Some(ack) => ack.replies,
                 },
-                None => Vec::new(),
+                None => Replies::new(),
             };
             if below.first() == Some(&Status::ErrorChecksum) {
                 // What was sent from here did not arrive as it was: let the client blame this node.
@@ -179,6 +180,6 @@ impl BlockStream {
     }
 }
 
-fn with_own(own: Status, below: &[Status]) -> Vec<Status> {
+fn with_own(own: Status, below: &[Status]) -> Replies {
     std::iter::once(own).chain(below.iter().copied()).collect()
 }

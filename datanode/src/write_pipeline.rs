@@ -268,15 +268,13 @@ impl BlockStream {
     async fn make_room(&self, receiver: &mut PacketReceiver) {
         let needed = receiver.room_needed();
         while receiver.room_len() < needed.max(RECEIVE_BYTES_MAX) {
-            let taken = match self.share.try_take(1) {
-                Some(slabs) => slabs,
+            let slab = match self.share.try_take_one() {
+                Some(slab) => slab,
                 None if receiver.room_len() >= needed => return,
-                None => self.share.take(1).await,
+                None => self.share.take_one().await,
             };
-            for slab in taken {
-                let room = if receiver.room_len() == 0 { self.sink.enter_slab(slab) } else { slab };
-                receiver.add_room(room);
-            }
+            let room = if receiver.room_len() == 0 { self.sink.enter_slab(slab) } else { slab };
+            receiver.add_room(room);
         }
     }
 

@@ -108,7 +108,7 @@ fn a_block_is_written() {
     assert_eq!((response.status(), response.first_bad_link()), (Status::Success, ""));
     for seqno in [0, 1] {
         let ack = take_ack(&mut server);
-        assert_eq!((ack.seqno, ack.replies), (seqno, vec![Status::Success]));
+        assert_eq!((ack.seqno, &ack.replies[..]), (seqno, &[Status::Success][..]));
     }
     assert!(server.is_empty());
 }

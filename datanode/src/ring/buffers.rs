@@ -9,7 +9,8 @@
 //!
 //! The pool reserves address space at start and touches (and registers with the ring) a slab only
 //! when it is first needed: fresh memory costs seconds per GiB on virtual machines. Slabs that were
-//! used last are handed out first.
+//! used last are handed out first. Handles count on one [`Memory`] for each slab, made once: neither
+//! taking a slab nor giving it back asks the allocator for anything.
 
 #![allow(unsafe_code)]
 
@@ -63,11 +64,25 @@ enum Owner {
     Heap(Layout),
     Vec(#[allow(dead_code, reason = "keeps the bytes alive")] Vec<u8>),
     Slab {
-        pool: Rc<PoolCore>,
-        slab: usize,
         registered: Option<u16>,
-        share: Rc<ShareCore>,
+        /// Set while the slab is handed out.
+        lease: RefCell<Option<Lease>>,
     },
+}
+
+/// Where a slab goes back to.
+struct Lease {
+    pool: Rc<PoolCore>,
+    share: Rc<ShareCore>,
+}
+
+/// Memory outside of any pool that is used again and again: what was handed out before is handed out
+/// anew once its last handle is gone.
+pub struct Recycler {
+    len: usize,
+    /// How many are kept; beyond that they are allocated and freed.
+    max: usize,
+    kept: Vec<Rc<Memory>>,
 }
 
 impl BufferMut {
@@ -78,19 +93,19 @@ impl BufferMut {
         // SAFETY: the layout's size is at least 1.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) })
             .unwrap_or_else(|| handle_alloc_error(layout));
-        Self::whole(Memory { base, len, owner: Owner::Heap(layout) })
+        Self::whole(Rc::new(Memory { base, len, owner: Owner::Heap(layout) }))
     }
 
-    fn whole(memory: Memory) -> Self {
+    fn whole(memory: Rc<Memory>) -> Self {
         let end = memory.len;
-        Self { range: Range { memory: Rc::new(memory), start: 0, end } }
+        Self { range: Range { memory, start: 0, end } }
     }
 
     /// Takes the first `len` bytes off, as a handle of their own.
     pub fn split_to(&mut self, len: usize) -> Self {
         assert!(len <= self.len(), "split of {len} bytes off {}", self.len());
         let middle = self.range.start + len;
-        let front = Range { end: middle, ..self.range.clone() };
+        let front = self.range.part(self.range.start, middle);
         self.range.start = middle;
         Self { range: front }
     }
@@ -117,7 +132,7 @@ impl Buffer {
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
         let (start, end) = bounds(range, self.len());
         let base = self.range.start;
-        Self { range: Range { start: base + start, end: base + end, ..self.range.clone() } }
+        Self { range: self.range.part(base + start, base + end) }
     }
 
     /// Drops the first `len` bytes of the range.
@@ -148,6 +163,10 @@ impl Buffer {
 }
 
 impl Range {
+    fn part(&self, start: usize, end: usize) -> Self {
+        Self { memory: self.memory.clone(), start, end }
+    }
+
     fn ptr(&self) -> *mut u8 {
         // SAFETY: start <= end <= len of the memory.
         unsafe { self.memory.base.as_ptr().add(self.start) }
@@ -193,7 +212,7 @@ impl From<Vec<u8>> for BufferMut {
     fn from(mut bytes: Vec<u8>) -> Self {
         let len = bytes.len();
         let base = NonNull::from(bytes.as_mut_slice()).cast();
-        Self::whole(Memory { base, len, owner: Owner::Vec(bytes) })
+        Self::whole(Rc::new(Memory { base, len, owner: Owner::Vec(bytes) }))
     }
 }
 
@@ -221,19 +240,49 @@ impl std::fmt::Debug for Buffer {
     }
 }
 
+impl Drop for Range {
+    fn drop(&mut self) {
+        if Rc::strong_count(&self.memory) == 1
+            && let Owner::Slab { lease, .. } = &self.memory.owner
+            && let Some(Lease { pool, share }) = lease.take()
+        {
+            share.held.set(share.held.get() - 1);
+            share.wake();
+            pool.take_back(self.memory.clone());
+            pool.wake_first();
+        }
+    }
+}
+
 impl Drop for Memory {
     fn drop(&mut self) {
-        match &self.owner {
+        if let Owner::Heap(layout) = &self.owner {
             // SAFETY: allocated in `zeroed` with this layout; the last handle is gone.
-            Owner::Heap(layout) => unsafe { dealloc(self.base.as_ptr(), *layout) },
-            Owner::Vec(_) => {}
-            Owner::Slab { pool, slab, share, .. } => {
-                share.held.set(share.held.get() - 1);
-                share.wake();
-                pool.take_back(*slab);
-                pool.wake_first();
-            }
+            unsafe { dealloc(self.base.as_ptr(), *layout) };
         }
+    }
+}
+
+impl Recycler {
+    pub fn new(len: usize, max: usize) -> Self {
+        Self { len, max, kept: Vec::new() }
+    }
+
+    /// Memory of the recycler's length, with whatever was in it.
+    pub fn take(&mut self) -> BufferMut {
+        if let Some(free) = self.kept.iter().find(|memory| Rc::strong_count(memory) == 1) {
+            return BufferMut::whole(free.clone());
+        }
+        let fresh = BufferMut::zeroed(self.len);
+        if self.kept.len() < self.max {
+            self.kept.push(fresh.range.memory.clone());
+        }
+        fresh
+    }
+
+    /// Forgets what it keeps, which is freed with its last handle.
+    pub fn release(&mut self) {
+        self.kept.clear();
     }
 }
 
@@ -249,10 +298,9 @@ struct PoolCore {
     slabs: usize,
     /// Keeps the memory mapped; every slab handed out holds the pool.
     _map: MmapMut,
-    free: RefCell<Vec<usize>>,
+    free: RefCell<Vec<Rc<Memory>>>,
     /// Slabs below this have been handed out before.
     touched: Cell<usize>,
-    registered: RefCell<Vec<Option<u16>>>,
     register: Box<dyn Fn(usize, *mut u8, usize) -> Option<u16>>,
     waiters: RefCell<VecDeque<(u64, Waker)>>,
     next_ticket: Cell<u64>,
@@ -295,7 +343,6 @@ impl SlabPool {
             _map: map,
             free: RefCell::new(Vec::with_capacity(slabs)),
             touched: Cell::new(0),
-            registered: RefCell::new(vec![None; slabs]),
             register: Box::new(register),
             waiters: RefCell::default(),
             next_ticket: Cell::new(0),
@@ -327,13 +374,33 @@ impl SlabShare {
         self.core.held.get()
     }
 
+    /// A slab, as [`SlabShare::try_take`] gives them.
+    pub fn try_take_one(&self) -> Option<BufferMut> {
+        self.may_take(1).then(|| self.pool.core.hand_out(&self.core))
+    }
+
+    /// A slab, as [`SlabShare::take`] gives them.
+    pub async fn take_one(&self) -> BufferMut {
+        self.wait_for_share(1).await;
+        if let Some(slab) = self.try_take_one() {
+            return slab;
+        }
+        let place = self.wait_for_pool(1).await;
+        let slab = self.pool.core.hand_out(&self.core);
+        drop(place);
+        slab
+    }
+
     /// `count` slabs, if the share allows them and nobody waits for them before us.
     pub fn try_take(&self, count: usize) -> Option<Vec<BufferMut>> {
+        self.may_take(count).then(|| self.hand_out(count))
+    }
+
+    fn may_take(&self, count: usize) -> bool {
         let pool = &self.pool.core;
-        let may_take = self.held() + count <= self.max
+        self.held() + count <= self.max
             && pool.free_count() >= count
-            && pool.waiters.borrow().is_empty();
-        may_take.then(|| self.hand_out(count))
+            && pool.waiters.borrow().is_empty()
     }
 
     /// `count` slabs (or the whole share, if that is less), waiting in line for them. To stay free
@@ -342,19 +409,26 @@ impl SlabShare {
     pub async fn take(&self, count: usize) -> Vec<BufferMut> {
         let count = count.min(self.max);
         self.wait_for_share(count).await;
-        let pool = &self.pool.core;
         if let Some(slabs) = self.try_take(count) {
             return slabs;
         }
+        let place = self.wait_for_pool(count).await;
+        let slabs = self.hand_out(count);
+        drop(place);
+        slabs
+    }
+
+    /// Waits in line until the pool has `count` slabs, which are the caller's while it keeps its
+    /// place.
+    async fn wait_for_pool(&self, count: usize) -> Place<'_> {
+        let pool = &self.pool.core;
         let place = pool.queue();
         poll_fn(|context| {
             let is_first = place.is_first(context.waker());
             if is_first && pool.free_count() >= count { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        let slabs = self.hand_out(count);
-        drop(place);
-        slabs
+        place
     }
 
     /// Resolves when the share itself, whatever the pool has, allows `count` slabs.
@@ -425,7 +499,7 @@ impl PoolCore {
         }
     }
 
-    fn take_back(&self, slab: usize) {
+    fn take_back(&self, slab: Rc<Memory>) {
         self.free.borrow_mut().push(slab);
         self.counters.slabs_in_use.sub(1);
     }
@@ -441,25 +515,22 @@ impl PoolCore {
     /// A free slab, which the caller has made sure of.
     fn hand_out(self: &Rc<Self>, share: &Rc<ShareCore>) -> BufferMut {
         let used = self.free.borrow_mut().pop();
-        let slab = used.unwrap_or_else(|| self.touch_next());
+        let slab = used.unwrap_or_else(|| Rc::new(self.touch_next()));
         self.count_out();
-        let base = self.base(slab);
         share.held.set(share.held.get() + 1);
-        let owner = Owner::Slab {
-            pool: self.clone(),
-            slab,
-            registered: self.registered.borrow()[slab],
-            share: share.clone(),
-        };
-        BufferMut::whole(Memory { base, len: SLAB_BYTES, owner })
+        if let Owner::Slab { lease, .. } = &slab.owner {
+            *lease.borrow_mut() = Some(Lease { pool: self.clone(), share: share.clone() });
+        }
+        BufferMut::whole(slab)
     }
 
-    fn touch_next(&self) -> usize {
+    fn touch_next(&self) -> Memory {
         let slab = self.touched.get();
         self.touched.set(slab + 1);
-        let registered = (self.register)(slab, self.base(slab).as_ptr(), SLAB_BYTES);
-        self.registered.borrow_mut()[slab] = registered;
-        slab
+        let base = self.base(slab);
+        let registered = (self.register)(slab, base.as_ptr(), SLAB_BYTES);
+        let owner = Owner::Slab { registered, lease: RefCell::default() };
+        Memory { base, len: SLAB_BYTES, owner }
     }
 
     fn base(&self, slab: usize) -> NonNull<u8> {

@@ -48,6 +48,8 @@ pub struct Executor {
     tasks: RefCell<Table<Task>>,
     ready: RefCell<VecDeque<usize>>,
     timers: RefCell<Timers>,
+    /// Used by every turn.
+    completions: RefCell<Vec<Completion>>,
     remote: Arc<Remote>,
     pool: RefCell<Option<SlabPool>>,
     counters: Arc<Counters>,
@@ -87,10 +89,18 @@ enum SlotState {
 }
 
 /// Wakers by time of expiry; the number tells equal times apart.
-#[derive(Default)]
 struct Timers {
     entries: BTreeMap<(Instant, u64), Waker>,
     next_id: u64,
+}
+
+impl Default for Timers {
+    /// With an entry that stays: a tree that is never empty keeps its first node, and a few timers
+    /// come and go in that.
+    fn default() -> Self {
+        let never = (Instant::now() + Duration::from_secs(100 * 365 * 24 * 60 * 60), u64::MAX);
+        Self { entries: BTreeMap::from([(never, Waker::noop().clone())]), next_id: 0 }
+    }
 }
 
 impl Executor {
@@ -112,6 +122,7 @@ impl Executor {
             tasks: RefCell::default(),
             ready: RefCell::default(),
             timers: RefCell::default(),
+            completions: RefCell::default(),
             remote: Arc::new(remote),
             pool: RefCell::default(),
             counters,
@@ -239,15 +250,16 @@ impl Executor {
     }
 
     fn turn(&self, patience: Patience) {
-        let mut completions = Vec::new();
+        let mut completions = self.completions.take();
         let turned = self.driver.borrow_mut().turn(patience, &mut completions);
         self.remote.is_asleep.store(false, Ordering::SeqCst);
         if let Err(error) = turned {
             tracing::error!(%error, "waiting for completions failed");
         }
-        for completion in completions {
+        for completion in completions.drain(..) {
             self.complete(completion);
         }
+        *self.completions.borrow_mut() = completions;
         let now = self.driver.borrow().now();
         self.timers.borrow_mut().expire(now);
     }

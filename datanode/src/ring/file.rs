@@ -11,7 +11,9 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use super::buffers::{Buffer, BufferMut};
 use super::driver::{Descriptor, Operation};
@@ -95,28 +97,8 @@ impl File {
     }
 
     /// Writes all of the buffer.
-    pub fn write_all_at(
-        &self,
-        buffer: Buffer,
-        offset: u64,
-    ) -> impl Future<Output = io::Result<()>> + use<> {
-        let file = self.clone();
-        let mut in_flight = file.write(buffer, offset);
-        async move {
-            let mut offset = offset;
-            loop {
-                let (Operation::Write { mut buffer, .. }, outcome) = in_flight.await else {
-                    unreachable!("an operation comes back as it was submitted");
-                };
-                let written = more_than_none(outcome.result)?;
-                buffer.advance(written);
-                if buffer.is_empty() {
-                    return Ok(());
-                }
-                offset += written as u64;
-                in_flight = file.write(buffer, offset);
-            }
-        }
+    pub fn write_all_at(&self, buffer: Buffer, offset: u64) -> WriteAll {
+        WriteAll { file: self.clone(), offset, in_flight: self.write(buffer, offset) }
     }
 
     /// Writes all of a list of buffers, one after the other; the list comes back emptied.
@@ -197,6 +179,34 @@ impl File {
 
     fn write_gathered(&self, message: Box<SendMessage>, offset: u64) -> InFlight {
         submit(Operation::WriteGathered { fd: self.descriptor.clone(), message, offset })
+    }
+}
+
+/// A write under way, and what it takes to go on after a short one.
+pub struct WriteAll {
+    file: File,
+    offset: u64,
+    in_flight: InFlight,
+}
+
+impl Future for WriteAll {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let done = ready!(Pin::new(&mut self.in_flight).poll(context));
+            let (Operation::Write { mut buffer, .. }, outcome) = done else {
+                unreachable!("an operation comes back as it was submitted");
+            };
+            let written = more_than_none(outcome.result)?;
+            buffer.advance(written);
+            if buffer.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.offset += written as u64;
+            let rest = self.file.write(buffer, self.offset);
+            self.in_flight = rest;
+        }
     }
 }
 

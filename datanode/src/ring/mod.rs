@@ -29,11 +29,11 @@ use std::sync::Arc;
 
 use crate::counters::Counters;
 
-pub use buffers::{Buffer, BufferMut, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
+pub use buffers::{Buffer, BufferMut, Recycler, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
 pub use executor::{
     Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, sleep, sleep_until, spawn,
 };
-pub use file::{File, OpenOptions};
+pub use file::{File, OpenOptions, WriteAll};
 pub use future::{Either, Signal, TimedOut, race, timeout};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Received, TcpListener, TcpStream};

@@ -3,17 +3,21 @@
 
 use bytes::{BufMut, BytesMut};
 use prost::encoding::{encode_varint, encoded_len_varint};
+use smallvec::SmallVec;
 
 use crate::ProtocolError;
 use crate::limits::{ACK_MAX_BYTES, PIPELINE_MAX_DATANODES};
 use crate::messages::Status;
 use crate::wire::{FieldValue, Fields, decode_varint, whole_varint};
 
+/// One status for each datanode of a pipeline; as many as there are as a rule take no memory.
+pub type Replies = SmallVec<[Status; 4]>;
+
 /// The ack of one packet: `replies[0]` is the sender's own status, the rest its downstream nodes'.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PipelineAck {
     pub seqno: i64,
-    pub replies: Vec<Status>,
+    pub replies: Replies,
     pub downstream_ack_time_nanos: u64,
 }
 
@@ -71,8 +75,8 @@ const ACK: &str = "PipelineAckProto";
 
 fn decode_ack_body(body: &[u8]) -> Result<PipelineAck, ProtocolError> {
     let mut seqno = None;
-    let mut replies = Vec::new();
-    let mut flags = Vec::new();
+    let mut replies = Numbers::new();
+    let mut flags = Numbers::new();
     let mut downstream_ack_time_nanos = 0;
     let mut fields = Fields::new(ACK, body);
     while let Some((number, value)) = fields.next()? {
@@ -107,8 +111,10 @@ fn decode_ack_body(body: &[u8]) -> Result<PipelineAck, ProtocolError> {
 /// A flag's low bits are a status; above it ECN and slowness, which nobody here acts upon.
 const FLAG_STATUS_MASK: u64 = 0xf;
 
+type Numbers = SmallVec<[u64; 4]>;
+
 /// One number, or several packed: both encodings are legal for a repeated field.
-fn push_statuses(value: FieldValue, statuses: &mut Vec<u64>) -> Result<(), ProtocolError> {
+fn push_statuses(value: FieldValue, statuses: &mut Numbers) -> Result<(), ProtocolError> {
     match value {
         FieldValue::Varint(number) => statuses.push(number),
         FieldValue::Bytes(mut packed) => {
@@ -147,6 +153,7 @@ mod tests {
     use super::*;
     use crate::messages::PipelineAckProto;
     use crate::packet::OOB_SEQNO;
+    use smallvec::smallvec;
 
     #[test]
     fn an_ack_has_the_bytes_of_the_protocol() {
@@ -159,7 +166,7 @@ mod tests {
         }
         let ack = PipelineAck {
             seqno: 1,
-            replies: vec![Status::Success, Status::ErrorChecksum],
+            replies: smallvec![Status::Success, Status::ErrorChecksum],
             downstream_ack_time_nanos: 300,
         };
         assert_eq!(decode_ack(&out), Ok(Some((ack, out.len()))));
@@ -176,9 +183,9 @@ mod tests {
         };
         proto.encode_length_delimited(&mut bytes).unwrap();
         let (ack, _) = decode_ack(&bytes).unwrap().unwrap();
-        assert_eq!((ack.seqno, ack.replies), (-2, vec![Status::OobRestart, Status::Error]));
+        assert_eq!((ack.seqno, ack.replies), (-2, smallvec![Status::OobRestart, Status::Error]));
         let without_flags = decode_ack(&[4, 8, 1, 0x10, 99]).unwrap().unwrap().0;
-        assert_eq!((without_flags.seqno, without_flags.replies), (-1, vec![Status::Error]));
+        assert_eq!((without_flags.seqno, without_flags.replies), (-1, smallvec![Status::Error]));
     }
 
     #[test]
@@ -199,7 +206,7 @@ mod tests {
         fn acks_round_trip_and_agree_with_prost(
             seqno: i64, nanos: u64, numbers in proptest::collection::vec(0..14i32, 0..20),
         ) {
-            let replies: Vec<Status> =
+            let replies: Replies =
                 numbers.iter().map(|&number| Status::try_from(number).unwrap()).collect();
             let mut out = BytesMut::new();
             encode_ack(seqno, &replies, nanos, &mut out);

@@ -10,7 +10,7 @@
 
 mod ack;
 
-pub use ack::{PipelineAck, decode_ack, encode_ack};
+pub use ack::{PipelineAck, Replies, decode_ack, encode_ack};
 
 use crate::ProtocolError;
 use crate::limits::{PACKET_HEADER_MAX_BYTES, PACKET_MAX_BYTES};
