@@ -15,7 +15,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(self) -> Result<(), CommandError> {
-        let mut session = Session::new(self.what.name(), self.session);
+        let mut session = Session::new(self.what.name(), self.session)?;
         self.what.run(&mut session)?;
         Ok(session.finish()?)
     }

@@ -8,10 +8,12 @@ pub mod limit;
 pub mod machine;
 pub mod meter;
 pub mod namenode;
+mod output;
 pub mod processes;
 pub mod report;
 pub mod scratch_directory;
 pub mod session;
+pub mod statistics;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +25,9 @@ use ringfs_protocol::site_config::ConfigError;
 use thiserror::Error;
 
 pub use session::{Session, SessionOptions};
+
+/// A bench that another one starts writes its report to this file, whatever stands between them.
+pub const REPORT_VARIABLE: &str = "RINGFS_BENCH_JSON";
 
 /// What `ringfs bench` can measure by itself. Each variant is a module's `…Command` with a method
 /// `run(self, &mut Session) -> Result<(), BenchError>`.
@@ -72,6 +77,8 @@ pub enum BenchError {
     File { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot {what}: {source}")]
     Limit { what: &'static str, source: std::io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
     /// A command line that cannot be meant.
     #[error("{0}")]
     Usage(String),

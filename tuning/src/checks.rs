@@ -176,6 +176,8 @@ mod tests {
             file_system: "xfs".to_owned(),
             mount_options: "rw,noatime".to_owned(),
             device: Some("vda".to_owned()),
+            model: None,
+            queue: std::collections::BTreeMap::new(),
             scheduler: Some("none".to_owned()),
             rotational: Some(false),
             capacity_bytes: 2,

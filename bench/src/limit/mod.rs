@@ -126,6 +126,7 @@ impl LimitCommand {
             eprintln!("receiving hops at {bound}");
             return hop::serve(&listener);
         }
+        session.on_disk(&self.directory)?;
         for what in &self.only {
             match what {
                 What::Kernel => kernels(session)?,
