@@ -43,17 +43,21 @@ const USUAL: usize = 64_512;
 const POOL_BYTES: u64 = 48 << 20;
 
 /// A datanode without a namenode.
-struct Datanode {
+pub(crate) struct Datanode {
     node: Node,
-    server: Arc<TransferServer>,
+    pub server: Arc<TransferServer>,
     work: DataWork,
-    address: SocketAddr,
+    pub address: SocketAddr,
     /// Last: its threads use the others.
     _threads: DataThreads,
 }
 
 impl Datanode {
     fn start(direct_io: bool) -> Self {
+        Self::start_at("127.0.0.1", direct_io)
+    }
+
+    pub fn start_at(ip_address: &str, direct_io: bool) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("d");
         let volume = if direct_io { volume_at(root) } else { buffered_volume_at(root) };
@@ -79,7 +83,7 @@ impl Datanode {
             keepalive: timeout,
             streams_max: 64,
         });
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind((ip_address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         server.clone().start(listener, work.clone());
         Self {
@@ -91,16 +95,16 @@ impl Datanode {
         }
     }
 
-    fn info(&self) -> DatanodeInfoProto {
+    pub fn info(&self) -> DatanodeInfoProto {
         let id = DatanodeIDProto {
-            ip_addr: "127.0.0.1".into(),
+            ip_addr: self.address.ip().to_string(),
             xfer_port: self.address.port().into(),
             ..Default::default()
         };
         DatanodeInfoProto { id, ..Default::default() }
     }
 
-    fn assert_holds(&self, id: u64, bytes: &[u8]) {
+    pub fn assert_holds(&self, id: u64, bytes: &[u8]) {
         let replica = self.node.dataset.replica(POOL, BlockId(id)).unwrap();
         assert_eq!(replica.state(), ReplicaState::Finalized);
         assert_eq!(replica.bytes_on_disk(), bytes.len() as u64);
@@ -108,7 +112,7 @@ impl Datanode {
     }
 
     /// Slabs that streams hold, once those that just ended have let go.
-    fn held_slabs(&self) -> usize {
+    pub fn held_slabs(&self) -> usize {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let held = || {
             runtime
@@ -126,7 +130,7 @@ impl Datanode {
 }
 
 /// A client's end of a connection.
-struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     received: BytesMut,
     seqno: i64,
@@ -134,7 +138,11 @@ struct Client {
 
 impl Client {
     fn connect(datanode: &Datanode) -> Self {
-        let stream = TcpStream::connect(datanode.address).unwrap();
+        Self::connect_to(datanode.address)
+    }
+
+    pub fn connect_to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, received: BytesMut::new(), seqno: 0 }
@@ -158,7 +166,7 @@ impl Client {
         }
     }
 
-    fn start_write(&mut self, request: &OpWriteBlockProto) -> BlockOpResponseProto {
+    pub fn start_write(&mut self, request: &OpWriteBlockProto) -> BlockOpResponseProto {
         let mut bytes = BytesMut::new();
         encode_operation(Opcode::WriteBlock, request, &mut bytes);
         self.stream.write_all(&bytes).unwrap();
@@ -185,13 +193,13 @@ impl Client {
         }
     }
 
-    fn finish(&mut self, len: u64, datanodes: usize, acked: i64) {
+    pub fn finish(&mut self, len: u64, datanodes: usize, acked: i64) {
         self.send_packet(&[], len, false, true);
         self.expect_acks(acked, datanodes);
     }
 
     /// READ_BLOCK: the bytes from the chunk at `offset` on, and where they start.
-    fn read(&mut self, id: u64, offset: u64, len: u64) -> Result<(u64, Vec<u8>), String> {
+    pub fn read(&mut self, id: u64, offset: u64, len: u64) -> Result<(u64, Vec<u8>), String> {
         let request = OpReadBlockProto {
             header: header(id, 1001, 0),
             offset,
@@ -259,7 +267,7 @@ fn header(id: u64, stamp: u64, len: u64) -> ClientOperationHeaderProto {
     }
 }
 
-fn create(id: u64, targets: Vec<DatanodeInfoProto>) -> OpWriteBlockProto {
+pub(crate) fn create(id: u64, targets: Vec<DatanodeInfoProto>) -> OpWriteBlockProto {
     OpWriteBlockProto {
         header: header(id, 1001, 8 << 20),
         pipeline_size: targets.len() as u32,
@@ -291,12 +299,12 @@ fn reopen(stage: Stage, id: u64, new_stamp: u64, len: u64) -> OpWriteBlockProto 
     }
 }
 
-fn bytes(len: usize) -> Vec<u8> {
+pub(crate) fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 509 + i / 65_537) as u8).collect()
 }
 
 /// Sends `content[from..]` in packets of `size`, as one client does.
-fn send_evenly(client: &mut Client, content: &[u8], from: usize, size: usize) {
+pub(crate) fn send_evenly(client: &mut Client, content: &[u8], from: usize, size: usize) {
     for (index, data) in content[from..].chunks(size).enumerate() {
         client.send_packet(data, (from + index * size) as u64, false, false);
     }

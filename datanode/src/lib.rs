@@ -54,6 +54,8 @@ pub mod storage_directory;
 pub mod transitions;
 pub mod volume;
 pub mod write_pipeline;
+#[cfg(test)]
+mod zero_copy_tests;
 
 pub use command::DatanodeCommand;
 pub use error::DatanodeError;

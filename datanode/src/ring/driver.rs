@@ -17,6 +17,7 @@ use bytes::BytesMut;
 
 use super::buffers::{Buffer, BufferMut};
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
+use super::zero_copy::ZeroCopyUsage;
 
 /// An open descriptor; an operation holds one of these, so that the number is not reused meanwhile.
 pub type Descriptor = Rc<OwnedFd>;
@@ -56,6 +57,18 @@ pub enum Operation {
     SendMessage {
         fd: Descriptor,
         message: Box<SendMessage>,
+    },
+    /// Sends from the message's own memory where the kernel can; `usage` learns whether it did.
+    SendMessageZeroCopy {
+        fd: Descriptor,
+        message: Box<SendMessage>,
+        usage: Rc<ZeroCopyUsage>,
+    },
+    /// What is left of such a send once its result is handed out: the memory that the network card
+    /// may still read, until the kernel's notice.
+    AwaitNotice {
+        buffers: Vec<Buffer>,
+        usage: Rc<ZeroCopyUsage>,
     },
     AwaitReadable {
         fd: Descriptor,
@@ -112,6 +125,7 @@ impl Operation {
                 | Self::ReceiveMessage { .. }
                 | Self::Send { .. }
                 | Self::SendMessage { .. }
+                | Self::SendMessageZeroCopy { .. }
                 | Self::AwaitReadable { .. }
                 | Self::Accept { .. }
                 | Self::Connect { .. }
@@ -126,6 +140,18 @@ pub struct Outcome {
     pub result: io::Result<u32>,
     /// More bytes lay in the socket when a receive was done.
     pub more_in_socket: bool,
+    pub notice: Notice,
+}
+
+/// How the kernel lets go of memory that it sends from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// With the result, as in every other operation.
+    None,
+    /// By a second completion, which is still to come.
+    Due,
+    /// This is it.
+    Arrived { copied: bool },
 }
 
 #[derive(Debug)]

@@ -27,7 +27,7 @@ use crossbeam::queue::SegQueue;
 use crate::counters::Counters;
 
 use super::buffers::SlabPool;
-use super::driver::{Completion, Driver, Operation, Outcome, Patience};
+use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
 use super::future::Signal;
 use super::table::Table;
 
@@ -79,6 +79,8 @@ struct TaskWaker {
 struct Slot {
     operation: Operation,
     state: SlotState,
+    /// The kernel still reads the operation's memory, after its result.
+    notice_due: bool,
 }
 
 enum SlotState {
@@ -186,7 +188,11 @@ impl Executor {
     /// Submits at once; the returned future waits for the completion.
     pub(super) fn submit(self: &Rc<Self>, operation: Operation) -> InFlight {
         let mut operations = self.operations.borrow_mut();
-        let (token, slot) = operations.insert(Slot { operation, state: SlotState::Waiting(None) });
+        let (token, slot) = operations.insert(Slot {
+            operation,
+            state: SlotState::Waiting(None),
+            notice_due: false,
+        });
         // SAFETY: the operation stays in the table until its completion; what the kernel sees of
         // it lies behind pointers, so the table may move it.
         unsafe { self.driver.borrow_mut().submit(token as u64, &mut slot.operation) };
@@ -270,6 +276,23 @@ impl Executor {
         let Some(slot) = operations.get_mut(token) else {
             unreachable!("one completion for each operation");
         };
+        match completion.outcome.notice {
+            Notice::None => {}
+            Notice::Due => slot.notice_due = true,
+            Notice::Arrived { copied } => {
+                slot.notice_due = false;
+                slot.operation.note_usage(copied, &self.counters);
+                if matches!(slot.state, SlotState::Abandoned) {
+                    let abandoned = operations.remove(token);
+                    drop(operations);
+                    drop(abandoned);
+                }
+                return;
+            }
+        }
+        if slot.notice_due && matches!(slot.state, SlotState::Abandoned) {
+            return;
+        }
         match std::mem::replace(&mut slot.state, SlotState::Done(completion.outcome)) {
             SlotState::Waiting(Some(waker)) => waker.wake(),
             SlotState::Waiting(None) | SlotState::Done(_) => {}
@@ -375,7 +398,19 @@ impl Future for InFlight {
             }
             return Poll::Pending;
         }
-        let Some(Slot { operation, state: SlotState::Done(outcome) }) = operations.remove(token)
+        if slot.notice_due {
+            let rest = slot.operation.awaiting_notice();
+            let operation = std::mem::replace(&mut slot.operation, rest);
+            let state = std::mem::replace(&mut slot.state, SlotState::Abandoned);
+            let SlotState::Done(outcome) = state else {
+                unreachable!("only a dropped future's operation is abandoned");
+            };
+            drop(operations);
+            self.token = None;
+            return Poll::Ready((operation, outcome));
+        }
+        let Some(Slot { operation, state: SlotState::Done(outcome), .. }) =
+            operations.remove(token)
         else {
             unreachable!("only a dropped future's operation is abandoned");
         };
@@ -395,6 +430,10 @@ impl Drop for InFlight {
             if slot.operation.waits_for_peer() {
                 self.executor.driver.borrow_mut().cancel(token as u64);
             }
+            return;
+        }
+        if slot.notice_due {
+            slot.state = SlotState::Abandoned;
             return;
         }
         let done = operations.remove(token);

@@ -133,6 +133,11 @@ impl SendMessage {
         header
     }
 
+    /// Handles on what is not sent yet, for as long as the kernel may read it.
+    pub(super) fn unsent(&self) -> Vec<Buffer> {
+        self.buffers[self.sent..].to_vec()
+    }
+
     pub(super) fn iovecs(&self) -> &[libc::iovec] {
         &self.vectors.iovecs[self.sent..]
     }

@@ -8,6 +8,7 @@
 //! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
 //! | `message` | lists of ranges for scattered receives and gathered sends |
 //! | `file`, `fs`, `net` | what protocol code calls |
+//! | `zero_copy` | which connections send from memory in place |
 
 mod buffers;
 mod driver;
@@ -21,6 +22,7 @@ mod message;
 mod net;
 mod table;
 mod uring;
+mod zero_copy;
 
 use std::future::Future;
 use std::io;

@@ -15,6 +15,7 @@ use rustix::net::{RecvFlags, Shutdown, getpeername, getsockname, recv, shutdown}
 use super::driver::{Descriptor, Operation};
 use super::file::{count, run, submit};
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
+use super::zero_copy::ZeroCopyUsage;
 
 /// The congestion control of sockets whose peer is on this host: BBR, the default of many hosts,
 /// paces loopback to less than half of what cubic moves.
@@ -28,6 +29,7 @@ pub struct TcpListener {
 #[derive(Clone, Debug)]
 pub struct TcpStream {
     descriptor: Descriptor,
+    zero_copy: Rc<ZeroCopyUsage>,
 }
 
 /// What a receive has brought.
@@ -54,7 +56,7 @@ impl TcpListener {
 
 impl TcpStream {
     pub fn new(socket: OwnedFd) -> Self {
-        Self { descriptor: Rc::new(socket) }
+        Self { descriptor: Rc::new(socket), zero_copy: Rc::default() }
     }
 
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
@@ -74,7 +76,9 @@ impl TcpStream {
     pub fn prepare(&self) -> io::Result<()> {
         set_tcp_nodelay(&*self.descriptor, true)?;
         set_socket_keepalive(&*self.descriptor, true)?;
-        if self.peer_address()?.ip() == self.local_address()?.ip() {
+        if self.peer_address()?.ip() != self.local_address()?.ip() {
+            self.zero_copy.allow();
+        } else {
             // A kernel without it keeps its default, which is only slower.
             let _ = set_tcp_congestion(&*self.descriptor, LOCAL_CONGESTION_CONTROL);
         }
@@ -179,8 +183,16 @@ impl TcpStream {
         let mut sent = Ok(());
         while sent.is_ok() && message.parts() > 0 {
             let fd = self.descriptor.clone();
-            let (operation, outcome) = submit(Operation::SendMessage { fd, message }).await;
-            let Operation::SendMessage { message: returned, .. } = operation else {
+            let operation = if self.zero_copy.pays(message.remaining()) {
+                let usage = self.zero_copy.clone();
+                Operation::SendMessageZeroCopy { fd, message, usage }
+            } else {
+                Operation::SendMessage { fd, message }
+            };
+            let (operation, outcome) = submit(operation).await;
+            let (Operation::SendMessage { message: returned, .. }
+            | Operation::SendMessageZeroCopy { message: returned, .. }) = operation
+            else {
                 unreachable!("an operation comes back as it was submitted");
             };
             message = returned;

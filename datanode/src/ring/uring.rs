@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::counters::Counters;
 
-use super::driver::{Completion, Driver, Operation, Outcome, Patience};
+use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
 
 const SUBMISSIONS: u32 = 512;
 /// More completions than this wait in the kernel until they are collected.
@@ -186,11 +186,25 @@ impl Driver for UringDriver {
     }
 }
 
+/// Has the notice of a zero-copy send say whether the kernel copied after all; the uapi's constants.
+const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+const NOTIF_USAGE_ZC_COPIED: i32 = 1 << 31;
+
 fn outcome(entry: &cqueue::Entry) -> Outcome {
     let result = entry.result();
+    if cqueue::notif(entry.flags()) {
+        let copied = result & NOTIF_USAGE_ZC_COPIED != 0;
+        return Outcome {
+            result: Ok(0),
+            more_in_socket: false,
+            notice: Notice::Arrived { copied },
+        };
+    }
     Outcome {
         result: u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)),
         more_in_socket: cqueue::sock_nonempty(entry.flags()),
+        // Of the operations used, only zero-copy sends complete more than once.
+        notice: if cqueue::more(entry.flags()) { Notice::Due } else { Notice::None },
     }
 }
 
@@ -238,6 +252,15 @@ fn entry(operation: &mut Operation) -> Entry {
         Operation::SendMessage { fd, message } => opcode::SendMsg::new(raw(fd), message.header())
             .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
             .build(),
+        Operation::SendMessageZeroCopy { fd, message, .. } => {
+            opcode::SendMsgZc::new(raw(fd), message.header())
+                .ioprio(SEND_ZC_REPORT_USAGE)
+                .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+                .build()
+        }
+        Operation::AwaitNotice { .. } => {
+            unreachable!("the rest of a send that was submitted before")
+        }
         Operation::AwaitReadable { fd } => {
             opcode::PollAdd::new(raw(fd), (libc::POLLIN | libc::POLLRDHUP) as u32).build()
         }
