@@ -4,10 +4,10 @@
 //!
 //! A client thread a stream sends packets of data with a CRC32C per 512 bytes and keeps at most 80
 //! unacknowledged; each process receives several at once, forwards them from the same memory and
-//! stores data and checksums; the last one verifies them. Acks come back cumulative. A packet is
-//! acknowledged once its data is written (O_DIRECT) and its checksums are with the kernel, here and
-//! in every process further down; [`AckKind::Received`] is the weaker kind, which waits for writes
-//! only at a block's end. A stream keeps its connections over all its blocks.
+//! stores data and checksums; the last one verifies them. Acks come back cumulative, one a slab. A
+//! packet is acknowledged once its data is written (O_DIRECT) and its checksums are with the kernel,
+//! here and in every process further down; [`AckKind::Received`] is the weaker kind, which waits for
+//! writes only at a block's end. A stream keeps its connections over all its blocks.
 //!
 //! What is outside the measured time: processes started, memory touched, streams connected, the
 //! files of the first two blocks allocated; at the end, files deleted.

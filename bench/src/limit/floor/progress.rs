@@ -9,8 +9,8 @@ use super::layout::Layout;
 pub struct Progress {
     /// Packets received whole (and verified, at the tail).
     pub received: u64,
-    /// First packets of slabs that are not written yet, the one that is filling included; none where
-    /// bytes are discarded.
+    /// First packets of slabs that are not written yet, or not thrown away where bytes are
+    /// discarded; the one that is filling included.
     unwritten: BTreeSet<u64>,
     /// Packets that downstream has acknowledged; `None` at the tail.
     pub downstream: Option<u64>,
@@ -21,7 +21,6 @@ impl Progress {
         Self { downstream: (!is_tail).then_some(0), ..Self::default() }
     }
 
-    /// Of a slab that will be written.
     pub fn begin_slab(&mut self, first_packet: u64) {
         self.unwritten.insert(first_packet);
     }

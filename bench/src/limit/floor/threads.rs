@@ -119,8 +119,8 @@ impl Stream<'_> {
                     let block = first_packet / layout.packets_per_block();
                     file = Some(Arc::new(files.take(self.index, block).map_err(io::Error::other)?));
                 }
-                self.advance(|progress| progress.begin_slab(first_packet))?;
             }
+            self.advance(|progress| progress.begin_slab(first_packet))?;
             for packet in 0..packets {
                 self.receive_packet(layout, &mut slab, first_packet, packet)?;
                 self.advance(|progress| progress.received += 1)?;
@@ -128,7 +128,10 @@ impl Stream<'_> {
             match file.clone() {
                 // Their receivers are there until this thread is through.
                 Some(file) => drop(full.send(Full { slab, file, first_packet, packets })),
-                None => drop(free.send(slab)),
+                None => {
+                    drop(free.send(slab));
+                    self.advance(|progress| progress.slab_written(first_packet))?;
+                }
             }
             first_packet += packets as u64;
         }

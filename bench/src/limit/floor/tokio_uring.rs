@@ -122,8 +122,8 @@ impl Stream {
                     let block = first_packet / layout.packets_per_block();
                     file = Some(Rc::new(files.take(self.index, block).map_err(io::Error::other)?));
                 }
-                self.progress.borrow_mut().begin_slab(first_packet);
             }
+            self.progress.borrow_mut().begin_slab(first_packet);
             for packet in 0..packets {
                 let number = first_packet + packet as u64;
                 prefix = self.receive_packet(&mut slab, prefix, packet, number).await?;
@@ -138,7 +138,11 @@ impl Stream {
                         stream.or_tell(written);
                     });
                 }
-                None => drop(self.free.send(slab)),
+                None => {
+                    drop(self.free.send(slab));
+                    self.progress.borrow_mut().slab_written(first_packet);
+                    self.advanced.notify_one();
+                }
             }
             first_packet += packets as u64;
         }

@@ -187,8 +187,8 @@ impl Node<'_> {
                 return Ok(());
             };
             let first_packet = state.progress.received;
+            state.progress.begin_slab(first_packet);
             if let Some(files) = &self.files {
-                state.progress.begin_slab(first_packet);
                 if first_packet.is_multiple_of(self.layout.packets_per_block()) {
                     let block = first_packet / self.layout.packets_per_block();
                     state.file =
@@ -246,9 +246,11 @@ impl Node<'_> {
     /// The slab that has just filled.
     fn store(&mut self, stream: usize) -> io::Result<()> {
         let layout = self.layout;
-        let held = self.streams[stream].held.back_mut().expect("it has just filled");
+        let state = &mut self.streams[stream];
+        let held = state.held.back_mut().expect("it has just filled");
         let Some(file) = held.file.take() else {
             held.written = true;
+            state.progress.slab_written(held.first_packet);
             self.free_slabs(stream);
             return Ok(());
         };
