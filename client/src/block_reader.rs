@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use ringfs_protocol::ProtocolError;
 use ringfs_protocol::block::ExtendedBlock;
 use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
@@ -14,10 +14,9 @@ use ringfs_protocol::messages::*;
 use ringfs_protocol::operation::Opcode;
 use ringfs_protocol::packet::{PacketFrame, decode_packet_prefix};
 use ringfs_protocol::wire::encode_delimited;
-use tokio::io::AsyncWriteExt;
 
 use crate::ClientError;
-use crate::datanode_stream::{DatanodeStream, within};
+use crate::datanode_stream::DatanodeStream;
 use crate::limits::READ_BUFFER_BYTES;
 use crate::located_blocks::BlockRange;
 use crate::write_pipeline::operation_header;
@@ -34,6 +33,10 @@ pub(crate) struct BlockReader {
     offset: u64,
     end: u64,
     next_seqno: i64,
+    /// Bytes of the last packet, or of what is expected.
+    packet_len: usize,
+    /// Bytes up to which is received into the present buffer.
+    batch_left: usize,
     limit: Duration,
     finished: bool,
 }
@@ -79,6 +82,8 @@ impl BlockReader {
             offset: range.offset_in_block,
             end: range.offset_in_block + range.len,
             next_seqno: 0,
+            packet_len: usize::try_from(range.len).map_or(READ_BUFFER_BYTES, expected_bytes),
+            batch_left: 0,
             limit,
             finished: false,
         })
@@ -102,6 +107,11 @@ impl BlockReader {
         Ok(None)
     }
 
+    /// Bytes still to be handed out.
+    pub fn remaining(&self) -> u64 {
+        self.end - self.offset
+    }
+
     pub fn is_at_end(&self) -> bool {
         self.offset == self.end
     }
@@ -111,7 +121,8 @@ impl BlockReader {
         self.finished.then_some(self.stream)
     }
 
-    /// Receives until the next packet is there as a whole.
+    /// Receives until the next packet is there as a whole. Packets of a stream are of one size as a
+    /// rule, so batches of whole ones leave no part of one to be moved to the next buffer.
     async fn receive_packet(&mut self) -> Result<PacketFrame, ClientError> {
         loop {
             let frame = decode_packet_prefix(&self.stream.received)
@@ -120,17 +131,17 @@ impl BlockReader {
             let missing = match frame {
                 Some(frame) if frame.total_len() <= received => {
                     self.check(&frame)?;
+                    self.packet_len = frame.total_len();
                     return Ok(frame);
                 }
                 Some(frame) => frame.total_len() - received,
-                None => 0,
+                None => 1,
             };
-            let buffer: &mut BytesMut = &mut self.stream.received;
-            // A small rest of the buffer would make for small reads.
-            if buffer.capacity() - received < missing.max(READ_BUFFER_BYTES / 8) {
-                buffer.reserve(missing.max(READ_BUFFER_BYTES));
+            if self.batch_left < missing {
+                let packets = (READ_BUFFER_BYTES / self.packet_len).max(1);
+                self.batch_left = missing.max((packets * self.packet_len).saturating_sub(received));
             }
-            self.stream.receive(self.limit).await?;
+            self.batch_left -= self.stream.receive(self.batch_left, self.limit).await?;
         }
     }
 
@@ -186,6 +197,9 @@ impl BlockReader {
 
     /// Agrees with the datanode on the end. The bytes are there already: whatever fails now only
     /// means that the connection is not used again.
+    ///
+    /// The status is not sent by itself but in front of the next operation, which saves either side a
+    /// system call and a wake-up for each read; a connection that is closed instead says as much.
     async fn finish(&mut self) {
         let Ok(trailer) = self.receive_packet().await else {
             return;
@@ -198,16 +212,20 @@ impl BlockReader {
             Some(_) => Status::ChecksumOk,
             None => Status::Success,
         };
-        let mut bytes = BytesMut::new();
-        encode_delimited(&ClientReadStatusProto { status: status as i32 }, &mut bytes);
-        let what = || String::from("sending the status of a read");
-        let sent = within(self.limit, what, self.stream.tcp.write_all(&bytes)).await;
-        self.finished = sent.is_ok() && self.stream.received.is_empty();
+        let status = ClientReadStatusProto { status: status as i32 };
+        encode_delimited(&status, &mut self.stream.owed);
+        self.finished = self.stream.received.is_empty();
     }
 
     fn malformed(&self, why: String) -> ClientError {
         self.stream.malformed(ProtocolError::malformed(READ, format!("{}: {why}", self.block)))
     }
+}
+
+/// About what a datanode sends for `len` bytes of data: chunks at both ends, checksums, two prefixes.
+fn expected_bytes(len: usize) -> usize {
+    const ENDS: usize = 2 << 10;
+    (len.saturating_add(len / 128).saturating_add(ENDS)).min(READ_BUFFER_BYTES)
 }
 
 const READ: &str = "READ_BLOCK";

@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use prost::Message;
 use ringfs_protocol::ProtocolError;
 use ringfs_protocol::block::ExtendedBlock;
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::ClientError;
 use crate::config::ClientSettings;
+use crate::limits::REPLY_BUFFER_BYTES;
 use crate::streamer::transfer_address;
 
 /// How datanodes are reached.
@@ -30,6 +31,8 @@ pub(crate) struct DatanodeStream {
     pub tcp: TcpStream,
     /// Bytes received and not yet consumed.
     pub received: BytesMut,
+    /// What precedes the next operation: the status of the read before it.
+    pub owed: BytesMut,
     /// `ip:port`, which names the datanode in messages and among idle connections.
     pub address: String,
 }
@@ -50,7 +53,7 @@ impl DatanodeConnector {
         let tcp =
             within(self.socket_timeout, what, TcpStream::connect((host.as_str(), port))).await?;
         tune(&tcp);
-        Ok(DatanodeStream { tcp, received: BytesMut::new(), address })
+        Ok(DatanodeStream { tcp, received: BytesMut::new(), owed: BytesMut::new(), address })
     }
 }
 
@@ -61,7 +64,7 @@ impl DatanodeStream {
         message: &M,
         limit: Duration,
     ) -> Result<(), ClientError> {
-        let mut bytes = BytesMut::new();
+        let mut bytes = std::mem::take(&mut self.owed);
         encode_operation(opcode, message, &mut bytes);
         let what = || format!("sending {opcode:?} to datanode {}", self.address);
         within(limit, what, self.tcp.write_all(&bytes)).await
@@ -78,17 +81,20 @@ impl DatanodeStream {
                 let _ = self.received.split_to(len);
                 return Ok(response);
             }
-            self.receive(limit).await?;
+            self.receive(REPLY_BUFFER_BYTES, limit).await?;
         }
     }
 
-    /// Reads what there is, at least one byte, behind what is already in `received`.
-    pub async fn receive(&mut self, limit: Duration) -> Result<(), ClientError> {
+    /// Reads what there is, at least one byte and at most `most`, behind what is already in
+    /// `received`.
+    pub async fn receive(&mut self, most: usize, limit: Duration) -> Result<usize, ClientError> {
         let address = &self.address;
         let what = || format!("reading from datanode {address}");
-        match within(limit, what, self.tcp.read_buf(&mut self.received)).await? {
+        self.received.reserve(most);
+        let mut room = (&mut self.received).limit(most);
+        match within(limit, what, self.tcp.read_buf(&mut room)).await? {
             0 => Err(ClientError::io(what(), io::ErrorKind::UnexpectedEof.into())),
-            _ => Ok(()),
+            count => Ok(count),
         }
     }
 
@@ -121,6 +127,15 @@ impl DatanodeStream {
         let silent = self.tcp.try_read(&mut byte);
         self.received.is_empty()
             && silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Drop for DatanodeStream {
+    /// A datanode that waits for a status gets it, if there is room for a few bytes, with the end.
+    fn drop(&mut self) {
+        if !self.owed.is_empty() {
+            let _ = self.tcp.try_write(&self.owed);
+        }
     }
 }
 

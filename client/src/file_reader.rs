@@ -17,11 +17,14 @@ use ringfs_protocol::messages::{
 };
 use ringfs_protocol::rpc::client::RpcClient;
 use ringfs_protocol::rpc::protocol_name;
+use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::block_reader::BlockReader;
 use crate::client::Shared;
-use crate::limits::{LAST_BLOCK_ATTEMPTS, LAST_BLOCK_PAUSE, LOCATED_BLOCKS_AHEAD};
+use crate::limits::{
+    LAST_BLOCK_ATTEMPTS, LAST_BLOCK_PAUSE, LOCATED_BLOCKS_AHEAD, OPEN_NEXT_BLOCK_BYTES,
+};
 use crate::located_blocks::{BlockRange, LocatedBlocks};
 use crate::streamer::transfer_address;
 use crate::{Client, ClientError};
@@ -39,10 +42,29 @@ pub struct FileReader {
     dead: Mutex<HashSet<String>>,
     position: u64,
     /// Reads from the position to the end of its block.
-    current: Option<(BlockReader, BlockRange, usize)>,
+    current: Option<Opened>,
+    /// The block after it, being opened.
+    next: Option<NextBlock>,
     /// Bytes from the position on that were received and not yet read.
     chunk: Bytes,
     failures: Failures,
+}
+
+/// A reader of a range, and the index of the replica that it reads.
+type Opened = (BlockReader, BlockRange, usize);
+
+/// A block that is opened while the one before it is still being read.
+#[derive(Debug)]
+struct NextBlock {
+    /// In the file.
+    offset: u64,
+    opening: JoinHandle<Result<Opened, ClientError>>,
+}
+
+impl Drop for NextBlock {
+    fn drop(&mut self) {
+        self.opening.abort();
+    }
 }
 
 /// How often all replicas of a block failed, in one read.
@@ -80,6 +102,7 @@ impl FileReader {
             dead: Mutex::default(),
             position: 0,
             current: None,
+            next: None,
             chunk: Bytes::new(),
             failures: Failures::default(),
             client,
@@ -113,6 +136,7 @@ impl FileReader {
             _ => {
                 self.chunk = Bytes::new();
                 self.current = None;
+                self.next = None;
             }
         }
         self.position = position;
@@ -134,7 +158,7 @@ impl FileReader {
         Ok(len)
     }
 
-    /// The next bytes (up to a packet's 64 KiB) without a copy; `None` at the end of the file.
+    /// The next bytes (up to a packet's worth) without a copy; `None` at the end of the file.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
         let chunk = match std::mem::take(&mut self.chunk) {
             chunk if !chunk.is_empty() => Some(chunk),
@@ -175,14 +199,9 @@ impl FileReader {
         while self.position < self.len {
             let (mut reader, range, replica) = match self.current.take() {
                 Some(current) => current,
-                None => {
-                    let mut failures = std::mem::take(&mut self.failures);
-                    let rest = self.len - self.position;
-                    let opened = self.open_range(self.position, rest, &mut failures).await;
-                    self.failures = failures;
-                    opened?
-                }
+                None => self.open_current().await?,
             };
+            self.open_next(&reader);
             match reader.next_chunk().await {
                 Ok(Some(chunk)) => {
                     self.failures = Failures::default();
@@ -204,6 +223,38 @@ impl FileReader {
         Ok(None)
     }
 
+    /// A reader from the position to the end of its block: the one opened ahead, if that went well.
+    async fn open_current(&mut self) -> Result<Opened, ClientError> {
+        if let Some(mut next) = self.next.take_if(|next| next.offset == self.position)
+            && let Ok(Ok(opened)) = (&mut next.opening).await
+        {
+            return Ok(opened);
+        }
+        let mut failures = std::mem::take(&mut self.failures);
+        let rest = self.len - self.position;
+        let opened = self.open_range(self.position, rest, &mut failures).await;
+        self.failures = failures;
+        opened
+    }
+
+    /// Starts to open the block after the one that `reader` is about to end, where its place is
+    /// known and a replica has not failed yet.
+    fn open_next(&mut self, reader: &BlockReader) {
+        let left = reader.remaining();
+        let offset = self.position + left;
+        if left > OPEN_NEXT_BLOCK_BYTES || offset >= self.len || self.next.is_some() {
+            return;
+        }
+        let Some(range) = self.blocks().range(offset, self.len - offset) else { return };
+        let Some(replica) = self.live_replica(&range.block) else { return };
+        let (client, verify) = (self.client.clone(), self.verify);
+        let opening = tokio::spawn(async move {
+            let reader = client.shared().open_replica(&range, replica, verify).await?;
+            Ok((reader, range, replica))
+        });
+        self.next = Some(NextBlock { offset, opening });
+    }
+
     /// A reader of what the block at `offset` has of `len` bytes, with the range and the index of
     /// the replica that it reads.
     async fn open_range(
@@ -211,7 +262,7 @@ impl FileReader {
         offset: u64,
         len: u64,
         failures: &mut Failures,
-    ) -> Result<(BlockReader, BlockRange, usize), ClientError> {
+    ) -> Result<Opened, ClientError> {
         loop {
             let Some(range) = self.blocks().range(offset, len) else {
                 self.locate(offset).await?;
@@ -433,7 +484,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_range_over_blocks_by_one_connection() {
+    async fn any_range_over_blocks_by_two_connections() {
         let (namenode, address) = FakeNamenode::start().await;
         let datanode = FakeDatanode::start("only").await;
         let file = bytes(10_000);
@@ -454,7 +505,8 @@ mod tests {
                 assert_eq!(buf[..got], file[offset..(offset + len).min(file.len())]);
             }
         }
-        assert_eq!(datanode.connections.load(Ordering::Relaxed), 1);
+        // The second one opens the next block while the first one still reads.
+        assert_eq!(datanode.connections.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -13,9 +13,16 @@ pub const WRITE_SLICES_MAX: usize = 64;
 /// What a writer is advised to write at a time: whole packets of about this many bytes.
 pub const WRITE_LEN_HINT_BYTES: usize = 1 << 20;
 
-/// Receive buffer of a block reader: eight packets, which is still in the cache when they are
-/// verified. A larger packet makes the buffer as large as itself, 16 MiB at most.
+/// Receive buffer of a block reader: whole packets up to this, which are still in the processor's
+/// cache when they are verified. A larger packet makes the buffer as large as itself, 16 MiB at most.
 pub const READ_BUFFER_BYTES: usize = 512 << 10;
+
+/// Receive buffer while replies are awaited; that of a read of 4 KiB comes with all of its data.
+pub const REPLY_BUFFER_BYTES: usize = 8 << 10;
+
+/// When so little of a block is left to read, the next one is opened: its datanode reads ahead
+/// meanwhile, and the reader waits for none of it.
+pub const OPEN_NEXT_BLOCK_BYTES: u64 = 8 << 20;
 
 /// Idle datanode connections kept for the next read, and for how long: a datanode closes them after 4 s.
 pub const IDLE_CONNECTIONS_MAX: usize = 16;

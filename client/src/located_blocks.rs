@@ -3,6 +3,8 @@
 //! Locations are fetched for some blocks at a time, and anew when replicas fail. A file may be
 //! deleted and written again meanwhile: other blocks at the same offsets mean that it changed.
 
+use std::sync::Arc;
+
 use ringfs_protocol::messages::LocatedBlockProto;
 
 use crate::ClientError;
@@ -12,13 +14,13 @@ pub(crate) struct LocatedBlocks {
     path: String,
     len: u64,
     /// By offset; blocks not located yet are missing.
-    blocks: Vec<LocatedBlockProto>,
+    blocks: Vec<Arc<LocatedBlockProto>>,
 }
 
 /// Part of one block.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct BlockRange {
-    pub block: LocatedBlockProto,
+    pub block: Arc<LocatedBlockProto>,
     pub offset_in_block: u64,
     pub len: u64,
 }
@@ -49,7 +51,7 @@ impl LocatedBlocks {
     /// Takes in what the namenode says now. A block known already keeps its length: that of a block
     /// under construction was asked from its datanodes, and the namenode's figure is older.
     pub fn merge(&mut self, located: Vec<LocatedBlockProto>) -> Result<(), ClientError> {
-        for block in located {
+        for mut block in located {
             let index = self.blocks.partition_point(|known| known.offset < block.offset);
             match self.blocks.get_mut(index).filter(|known| known.offset == block.offset) {
                 Some(known) if known.b.block_id != block.b.block_id => {
@@ -58,11 +60,10 @@ impl LocatedBlocks {
                     return Err(ClientError::FileChanged { path: self.path.clone(), why });
                 }
                 Some(known) => {
-                    let len = known.b.num_bytes;
-                    *known = block;
-                    known.b.num_bytes = len;
+                    block.b.num_bytes = known.b.num_bytes;
+                    *known = Arc::new(block);
                 }
-                None if block.b.num_bytes() > 0 => self.blocks.insert(index, block),
+                None if block.b.num_bytes() > 0 => self.blocks.insert(index, Arc::new(block)),
                 None => {}
             }
         }

@@ -29,6 +29,8 @@ pub struct DatanodeConfig {
     pub host_name: String,
     pub reserved_bytes: u64,
     pub direct_io: bool,
+    /// Whether what is read again goes through the page cache.
+    pub read_cache: bool,
     pub delete_duplicate_replicas: bool,
     pub sync_on_close: bool,
     /// Threads that carry streams and file work.
@@ -64,6 +66,7 @@ impl DatanodeConfig {
                 .unwrap_or_else(host_name),
             reserved_bytes: configured.bytes(&settings::DFS_DATANODE_DU_RESERVED)?,
             direct_io: configured.boolean(&settings::RINGFS_DATANODE_DIRECT_IO)?,
+            read_cache: read_cache(configured)?,
             delete_duplicate_replicas: configured
                 .boolean(&settings::DFS_DATANODE_DUPLICATE_REPLICA_DELETION)?,
             sync_on_close: configured.boolean(&settings::DFS_DATANODE_SYNCONCLOSE)?,
@@ -196,6 +199,15 @@ fn data_threads(configuration: &Configuration) -> Result<usize> {
         count => usize::try_from(count).map_err(|_| {
             configuration.refuse(setting, &count.to_string(), "must not be below 0").into()
         }),
+    }
+}
+
+fn read_cache(configuration: &Configuration) -> Result<bool> {
+    let setting = &settings::RINGFS_DATANODE_READ_CACHE;
+    match configuration.text(setting).as_str() {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        other => Err(configuration.refuse(setting, other, "must be auto or off").into()),
     }
 }
 

@@ -9,7 +9,7 @@ use ringfs_protocol::ProtocolError;
 
 use crate::error::{DatanodeError, Result};
 use crate::limits::{MESSAGE_READ_BYTES, SEND_TIMEOUT};
-use crate::ring::{self, TcpStream};
+use crate::ring::{self, SendMessage, TcpStream};
 
 #[derive(Debug)]
 pub struct Connection {
@@ -73,21 +73,48 @@ impl Connection {
     pub async fn send(&self, bytes: BytesMut) -> Result<()> {
         match ring::timeout(SEND_TIMEOUT, self.stream.send_all(bytes)).await {
             Ok((sent, _)) => sent.map_err(|error| self.failed(format!("sending: {error}"))),
-            Err(_) => Err(self.failed(format!("took nothing for {} s", SEND_TIMEOUT.as_secs()))),
+            Err(_) => Err(self.took_nothing()),
         }
+    }
+
+    /// Sends all of a message, which comes back emptied.
+    pub async fn send_message(&self, message: Box<SendMessage>) -> Result<Box<SendMessage>> {
+        match ring::timeout(SEND_TIMEOUT, self.stream.send_message(message)).await {
+            Ok((Ok(()), message)) => Ok(message),
+            Ok((Err(error), _)) => Err(self.failed(format!("sending: {error}"))),
+            Err(_) => Err(self.took_nothing()),
+        }
+    }
+
+    /// Sends `head`, then a range of a file out of the page cache.
+    pub async fn send_cached(
+        &self,
+        head: &[u8],
+        file: &ring::File,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        let sending = self.stream.send_cached(head, file, offset, len);
+        match ring::timeout(SEND_TIMEOUT, sending).await {
+            Ok(sent) => sent.map_err(|error| self.failed(format!("sending: {error}"))),
+            Err(_) => Err(self.took_nothing()),
+        }
+    }
+
+    fn took_nothing(&self) -> DatanodeError {
+        self.failed(format!("took nothing for {} s", SEND_TIMEOUT.as_secs()))
     }
 
     pub fn failed(&self, why: String) -> DatanodeError {
         DatanodeError::Peer { peer: self.peer.clone(), why }
     }
 
-    /// Waits for bytes without holding memory for them, then takes what is there.
     async fn receive(&mut self, what: &str, patience: Duration) -> Result<usize> {
+        let mut buffer = std::mem::take(&mut self.received);
+        buffer.reserve(MESSAGE_READ_BYTES);
+        let stream = self.stream.clone();
         let receiving = async {
-            self.stream.readable().await?;
-            let mut buffer = std::mem::take(&mut self.received);
-            buffer.reserve(MESSAGE_READ_BYTES);
-            let (received, buffer) = self.stream.receive(buffer).await;
+            let (received, buffer) = stream.receive(buffer).await;
             self.received = buffer;
             received
         };

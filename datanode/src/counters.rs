@@ -54,6 +54,8 @@ pub struct Counters {
     pub blocks_replicated: Counter,
     pub bytes_written: Counter,
     pub bytes_read: Counter,
+    /// Of the bytes read, those that came from the page cache without a read of the disk.
+    pub bytes_read_cached: Counter,
     /// Of the bytes written, those of volumes without O_DIRECT, which went through the page cache.
     pub bytes_written_buffered: Counter,
     /// Payload that a wrong prediction of the next packets, or a read that ended early, made us move.

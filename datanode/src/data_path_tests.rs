@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use ringfs_protocol::ProtocolError;
 use ringfs_protocol::block::{BlockId, ReplicaState};
 use ringfs_protocol::messages::{
-    BaseHeaderProto, BlockConstructionStage as Stage, BlockOpResponseProto,
+    BaseHeaderProto, BlockConstructionStage as Stage, BlockOpResponseProto, CachingStrategyProto,
     ClientOperationHeaderProto, ClientReadStatusProto, DatanodeIDProto, DatanodeInfoProto,
     OpReadBlockProto, OpWriteBlockProto, Status,
 };
@@ -30,6 +30,7 @@ use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::tests::{extended, open};
 use crate::limits::HALF_PACKET_PATIENCE;
+use crate::read_history::ReadHistory;
 use crate::replica_length::DEFAULT_CHECKSUM as CHECKSUM;
 use crate::ring;
 use crate::runtime::DataThreads;
@@ -72,6 +73,7 @@ impl Datanode {
             dataset: dataset.clone(),
             activity: activity.clone(),
             counters,
+            reads: ReadHistory::new(1 << 30),
             transfers: Transfers {
                 dataset: dataset.clone(),
                 activity,
@@ -134,6 +136,7 @@ pub(crate) struct Client {
     stream: TcpStream,
     received: BytesMut,
     seqno: i64,
+    caching: Option<CachingStrategyProto>,
 }
 
 impl Client {
@@ -145,7 +148,7 @@ impl Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, received: BytesMut::new(), seqno: 0 }
+        Self { stream, received: BytesMut::new(), seqno: 0, caching: None }
     }
 
     fn decode<T>(
@@ -205,7 +208,7 @@ impl Client {
             offset,
             len,
             send_checksums: None,
-            caching_strategy: None,
+            caching_strategy: self.caching.clone(),
         };
         let mut bytes = BytesMut::new();
         encode_operation(Opcode::ReadBlock, &request, &mut bytes);
@@ -336,6 +339,98 @@ fn blocks_of_every_length_are_written_and_read_back() {
         assert!(beyond.contains("don't match block"), "{beyond}");
     }
     assert_eq!(datanode.held_slabs(), 0);
+}
+
+fn write(datanode: &Datanode, request: &OpWriteBlockProto, content: &[u8]) {
+    append(datanode, request, content, 0);
+}
+
+#[test]
+fn a_block_read_again_comes_from_the_page_cache_with_the_same_bytes() {
+    const LEN: usize = (5 << 20) + 12_345;
+    for direct_io in [true, false] {
+        let datanode = Datanode::start(direct_io);
+        let counters = &datanode.server.counters;
+        let content = bytes(LEN);
+        write(&datanode, &create(1, Vec::new()), &content);
+        let copied_before = counters.payload_bytes_copied.get();
+        let mut client = Client::connect(&datanode);
+        let mut read = |offset: usize, len: usize| {
+            let (start, data) = client.read(1, offset as u64, len as u64).unwrap();
+            let end = (offset + len).next_multiple_of(CHUNK as usize).min(LEN);
+            assert!(data == content[start as usize..end], "{offset}, {len}");
+        };
+        read(0, LEN);
+        assert_eq!(counters.bytes_read_cached.get(), 0, "the first time");
+        read(0, LEN);
+        // What did not stay in the cache is read again, so the third time is not always enough.
+        for _ in 0..20 {
+            read(0, LEN);
+        }
+        assert!(counters.bytes_read_cached.get() >= LEN as u64, "in the end");
+        for offset in [0, 1, 511, 70_000, 1 << 20, (1 << 20) - 1, 5 << 20, LEN - 1] {
+            for len in [1, 600, 65_536, 65_537, 300_000, 2_500_000] {
+                read(offset, len.min(LEN - offset));
+            }
+        }
+        assert_eq!(counters.payload_bytes_copied.get(), copied_before);
+        assert_eq!(datanode.held_slabs(), 0);
+    }
+}
+
+/// Like `write`; inside a chunk that chunk is filled first, in a packet of its own.
+fn append(datanode: &Datanode, request: &OpWriteBlockProto, content: &[u8], from: usize) {
+    let mut client = Client::connect(datanode);
+    assert_eq!(client.start_write(request).status(), Status::Success);
+    let boundary = from.next_multiple_of(CHUNK as usize).min(content.len());
+    if boundary > from {
+        client.send_packet(&content[from..boundary], from as u64, false, false);
+    }
+    send_evenly(&mut client, content, boundary, USUAL);
+    client.finish(content.len() as u64, 1, 0);
+}
+
+#[test]
+fn what_an_append_changes_is_never_sent_from_the_cache() {
+    let datanode = Datanode::start(true);
+    let content = bytes(3_500_000);
+    let lengths = [700_001, 700_100, 1_048_576, 2_000_000, 2_000_001, 3_500_000];
+    for (round, len) in lengths.into_iter().enumerate() {
+        let stamp = 1001 + round as u64;
+        let from = round.checked_sub(1).map_or(0, |former| lengths[former]);
+        let mut request = match round {
+            0 => create(1, Vec::new()),
+            _ => reopen(Stage::PipelineSetupAppend, 1, stamp, from as u64),
+        };
+        request.header = header(1, stamp.max(1002) - 1, 8 << 20);
+        append(&datanode, &request, &content[..len], from);
+        let mut client = Client::connect(&datanode);
+        for _ in 0..4 {
+            let (_, data) = client.read(1, 0, len as u64).unwrap();
+            assert!(data == content[..len], "round {round}");
+            let tail = len as u64 - 1000;
+            let (start, data) = client.read(1, tail, 1000).unwrap();
+            assert!(data == content[start as usize..len], "tail in round {round}");
+        }
+    }
+    assert!(datanode.server.counters.bytes_read_cached.get() > 0);
+    assert_eq!(datanode.held_slabs(), 0);
+}
+
+#[test]
+fn a_client_that_will_not_read_again_leaves_no_trace() {
+    let datanode = Datanode::start(true);
+    let content = bytes(3 << 20);
+    write(&datanode, &create(1, Vec::new()), &content);
+    let mut client = Client::connect(&datanode);
+    client.caching = Some(CachingStrategyProto { drop_behind: Some(true), readahead: Some(0) });
+    for _ in 0..5 {
+        assert!(client.read(1, 0, 3 << 20).unwrap().1 == content);
+        assert!(client.read(1, 4096, 4096).unwrap().1 == content[4096..8192]);
+    }
+    assert_eq!(datanode.server.counters.bytes_read_cached.get(), 0);
+    let read = datanode.server.reads.recall(BlockId(1));
+    assert!(!read.contains(0));
 }
 
 #[test]

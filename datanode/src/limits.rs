@@ -28,6 +28,26 @@ const _: () = assert!(WRITE_STREAM_SLABS_MAX * SLAB_BYTES >= PACKET_MAX_BYTES + 
 /// Slabs that one reading stream may hold: O_DIRECT reads of 1 MiB gain up to depth 4 to 8.
 pub const READ_STREAM_SLABS_MAX: usize = 6;
 
+/// Data of one packet to a reader, rounded down to whole chunks. Apache's datanode sends 64 KiB, and
+/// clients take up to 16 MiB: sendfile gains 40 % from 64 to 256 KiB, and from there to 1 MiB less
+/// than a client loses whose processor caches no longer hold a packet.
+pub const READ_PACKET_BYTES: u64 = 512 << 10;
+
+/// A read up to this goes out in one message, from memory of its own instead of a slab.
+pub const SMALL_READ_BYTES: u64 = 64 << 10;
+
+/// Checksums read at a time: those of 32 MiB at 512 bytes a chunk.
+pub const CHECKSUMS_PIECE_BYTES: u64 = 256 << 10;
+
+/// Replicas that a data thread keeps open for the next read, three descriptors each; for how long
+/// after the last, and how often it looks.
+pub const OPEN_REPLICAS_MAX: usize = 64;
+pub const OPEN_REPLICA_LIFE: Duration = Duration::from_secs(5);
+pub const OPEN_REPLICA_SWEEP: Duration = Duration::from_secs(1);
+
+/// Blocks of which is remembered that they were read: 4 TiB of full ones, in 5 MiB of memory.
+pub const READ_HISTORY_BLOCKS_MAX: usize = 32 << 10;
+
 /// Writes in flight per block; the slabs of the stream bound them anyway.
 pub const WRITES_IN_FLIGHT_MAX: usize = WRITE_STREAM_SLABS_MAX;
 

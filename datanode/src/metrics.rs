@@ -50,7 +50,7 @@ const OF_HADOOP: [Counted; 5] = [
     }),
 ];
 
-const OWN: [Counted; 15] = [
+const OWN: [Counted; 16] = [
     (
         counter(
             "ringfs_payload_bytes_copied_total",
@@ -87,6 +87,9 @@ const OWN: [Counted; 15] = [
         counter("ringfs_unaligned_fallbacks_total", "Block files written through the page cache"),
         |all| &all.unaligned_fallbacks,
     ),
+    (counter("ringfs_bytes_read_cached_total", "Block data sent from the page cache"), |all| {
+        &all.bytes_read_cached
+    }),
     (counter("ringfs_bytes_written_buffered_total", "Block data received for such files"), |all| {
         &all.bytes_written_buffered
     }),

@@ -37,6 +37,7 @@ use crate::http_server;
 use crate::ipc_server::IpcService;
 use crate::metrics::Metrics;
 use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
+use crate::read_history::ReadHistory;
 use crate::runtime::DataThreads;
 use crate::server::TransferServer;
 use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
@@ -197,6 +198,10 @@ impl Parts {
             dataset: dataset.clone(),
             activity: activity.clone(),
             counters,
+            reads: match config.read_cache {
+                true => ReadHistory::of_this_machine(),
+                false => ReadHistory::new(0),
+            },
             transfers: transfers.clone(),
             moves: BlockMoves::new(dataset.clone(), config.socket_timeout),
             socket_timeout: config.socket_timeout,

@@ -202,6 +202,10 @@ impl Replica {
         self.core.lock().recovery_id
     }
 
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.core.lock().is_deleted
+    }
+
     /// Id, generation stamp and length on disk.
     pub fn block(&self) -> Block {
         let generation_stamp = self.generation_stamp();

@@ -29,6 +29,7 @@ use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::Result;
+use crate::read_history::ReadHistory;
 use crate::ring::{self, Either, TcpListener, TcpStream};
 use crate::write_pipeline;
 
@@ -42,6 +43,7 @@ pub struct TransferServer {
     pub dataset: Arc<Dataset>,
     pub activity: Arc<Activity>,
     pub counters: Arc<Counters>,
+    pub reads: ReadHistory,
     pub transfers: Transfers,
     pub moves: BlockMoves,
     pub socket_timeout: Duration,

@@ -19,6 +19,7 @@ use ringfs_datanode::block_transfer::Transfers;
 use ringfs_datanode::counters::Counters;
 use ringfs_datanode::data_work::DataWork;
 use ringfs_datanode::dataset::Dataset;
+use ringfs_datanode::read_history::ReadHistory;
 use ringfs_datanode::runtime::DataThreads;
 use ringfs_datanode::server::TransferServer;
 use ringfs_datanode::storage_directory::{LockedDirectory, NamespaceIdentity};
@@ -121,6 +122,7 @@ impl Datanode {
             dataset: dataset.clone(),
             activity: activity.clone(),
             counters: counters.clone(),
+            reads: ReadHistory::new(0),
             transfers: Transfers {
                 dataset: dataset.clone(),
                 activity,

@@ -202,6 +202,8 @@ settings! {
         "Whether the lesser of two replicas of a block found at start is deleted";
     RINGFS_DATANODE_DIRECT_IO: Boolean, "ringfs.datanode.direct-io" = "true",
         "Whether block files are written and read with O_DIRECT where the volume can";
+    RINGFS_DATANODE_READ_CACHE: Text, "ringfs.datanode.read.cache" = "auto",
+        "auto: what is read again goes through the page cache; off: every read is O_DIRECT";
     RINGFS_DATANODE_BUFFER_POOL: Bytes, "ringfs.datanode.buffer.pool" = "256m",
         "Memory for blocks on their way between network and disk, of all streams together";
     RINGFS_DATANODE_DATA_THREADS: Integer, "ringfs.datanode.data.threads" = "0",

@@ -73,6 +73,9 @@ pub enum Operation {
     AwaitReadable {
         fd: Descriptor,
     },
+    AwaitWritable {
+        fd: Descriptor,
+    },
     Accept {
         fd: Descriptor,
     },
@@ -127,6 +130,7 @@ impl Operation {
                 | Self::SendMessage { .. }
                 | Self::SendMessageZeroCopy { .. }
                 | Self::AwaitReadable { .. }
+                | Self::AwaitWritable { .. }
                 | Self::Accept { .. }
                 | Self::Connect { .. }
         )

@@ -8,9 +8,9 @@
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -33,7 +33,7 @@ pub struct OpenOptions {
 /// An open file; closed when the last handle and operation on it are gone.
 #[derive(Clone, Debug)]
 pub struct File {
-    descriptor: Descriptor,
+    pub(super) descriptor: Descriptor,
     /// Open on the null device: what changes or syncs the file does nothing.
     discards: bool,
 }
@@ -58,6 +58,16 @@ impl File {
         // SAFETY: the kernel has just opened it for us.
         let owned = unsafe { OwnedFd::from_raw_fd(number as i32) };
         Ok(Self { descriptor: Rc::new(owned), discards: false })
+    }
+
+    /// A name of the open file itself, wherever it was moved since.
+    pub fn own_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.descriptor.as_raw_fd()))
+    }
+
+    /// The descriptor, where this is the last handle on it.
+    pub fn into_descriptor(self) -> Option<OwnedFd> {
+        Rc::into_inner(self.descriptor)
     }
 
     /// A file that takes everything and keeps nothing, by the same operations on the same ring.

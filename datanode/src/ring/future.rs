@@ -36,6 +36,19 @@ pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Outp
     }
 }
 
+/// Lets the thread's other tasks run, and completions be collected.
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl From<TimedOut> for std::io::Error {
     fn from(_: TimedOut) -> Self {
         std::io::ErrorKind::TimedOut.into()

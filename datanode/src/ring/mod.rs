@@ -7,7 +7,7 @@
 //! | `executor` | tasks, timers, operations in flight |
 //! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
 //! | `message` | lists of ranges for scattered receives and gathered sends |
-//! | `file`, `fs`, `net` | what protocol code calls |
+//! | `file`, `fs`, `net`, `page_cache` | what protocol code calls |
 //! | `zero_copy` | which connections send from memory in place |
 
 mod buffers;
@@ -20,6 +20,7 @@ pub mod fs;
 mod future;
 mod message;
 mod net;
+mod page_cache;
 mod table;
 mod uring;
 mod zero_copy;
@@ -36,7 +37,7 @@ pub use executor::{
     Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, sleep, sleep_until, spawn,
 };
 pub use file::{File, OpenOptions, WriteAll};
-pub use future::{Either, Signal, TimedOut, race, timeout};
+pub use future::{Either, Signal, TimedOut, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Received, TcpListener, TcpStream};
 pub use uring::LEAST_KERNEL;

@@ -28,7 +28,7 @@ pub struct TcpListener {
 /// A connected socket. Clones are handles on the same socket.
 #[derive(Clone, Debug)]
 pub struct TcpStream {
-    descriptor: Descriptor,
+    pub(super) descriptor: Descriptor,
     zero_copy: Rc<ZeroCopyUsage>,
 }
 

@@ -264,6 +264,9 @@ fn entry(operation: &mut Operation) -> Entry {
         Operation::AwaitReadable { fd } => {
             opcode::PollAdd::new(raw(fd), (libc::POLLIN | libc::POLLRDHUP) as u32).build()
         }
+        Operation::AwaitWritable { fd } => {
+            opcode::PollAdd::new(raw(fd), libc::POLLOUT as u32).build()
+        }
         Operation::Accept { fd } => {
             opcode::Accept::new(raw(fd), std::ptr::null_mut(), std::ptr::null_mut())
                 .flags(libc::SOCK_CLOEXEC)
