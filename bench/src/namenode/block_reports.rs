@@ -4,7 +4,7 @@
 //! ```text
 //! registerDatanode, sendHeartbeat ─► create, addBlock (no other datanode allowed),
 //!   blockReceivedAndDeleted, complete ─► the clock runs: blockReport × reports
-//!   ─► errorReport of a fatal disk error, after which the namenode takes a datanode for dead
+//!   ─► sendHeartbeat of no room left, errorReport of a fatal disk error: dead for the namenode
 //! ```
 //!
 //! What stays is an entry for each among the namenode's dead datanodes until it is restarted; they
@@ -99,7 +99,7 @@ async fn make_datanodes(
         datanodes.push(NominalDatanode::register(rpc.clone(), &namespace, number).await?);
     }
     for datanode in &datanodes {
-        datanode.heartbeat().await?;
+        datanode.heartbeat(CAPACITY_BYTES).await?;
     }
     // A wait for the blocks of many files can outlast a namenode's patience.
     let beating = tokio::spawn(keep_alive(datanodes.clone()));
@@ -140,7 +140,7 @@ async fn report(
 async fn keep_alive(datanodes: Vec<NominalDatanode>) {
     loop {
         for datanode in &datanodes {
-            let _ = datanode.heartbeat().await;
+            let _ = datanode.heartbeat(CAPACITY_BYTES).await;
         }
         tokio::time::sleep(HEARTBEAT_INTERVAL).await;
     }
@@ -188,15 +188,15 @@ impl NominalDatanode {
     }
 
     /// Commands that come with the reply have nothing here to act on.
-    async fn heartbeat(&self) -> Result<(), BenchError> {
+    async fn heartbeat(&self, capacity_bytes: u64) -> Result<(), BenchError> {
         let request = HeartbeatRequestProto {
             registration: self.registration.clone(),
             reports: vec![StorageReportProto {
                 storage_uuid: self.storage.storage_uuid.clone(),
                 failed: Some(false),
-                capacity: Some(CAPACITY_BYTES),
+                capacity: Some(capacity_bytes),
                 dfs_used: Some(0),
-                remaining: Some(CAPACITY_BYTES),
+                remaining: Some(capacity_bytes),
                 block_pool_used: Some(0),
                 storage: Some(self.storage.clone()),
                 non_dfs_used: Some(0),
@@ -263,8 +263,10 @@ impl NominalDatanode {
     }
 
     /// There is no other way to leave at once. Alive but idle, it would spoil the namenode's idea of
-    /// how busy a datanode is on average.
+    /// how busy a datanode is on average; dead but with room, Apache's would still choose it for writers
+    /// of this host.
     async fn sign_off(&self) -> Result<(), BenchError> {
+        self.heartbeat(0).await?;
         let request = ErrorReportRequestProto {
             registration: self.registration.clone(),
             error_code: FATAL_DISK_ERROR,
