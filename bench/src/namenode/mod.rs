@@ -258,7 +258,8 @@ impl NamenodeBench {
                 return block_reports::run(driver, &load, reports, &self.file_system, runtime);
             }
             NamenodeOperation::Mix => {
-                return production_mix::run(driver, &load, &self.file_system.client, runtime);
+                let client = self.file_system.preparing_client()?;
+                return production_mix::run(driver, &load, &client, runtime);
             }
             NamenodeOperation::All => {
                 return Err(BenchError::Usage("\"all\" is no single operation".to_owned()));
