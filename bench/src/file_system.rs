@@ -113,7 +113,7 @@ impl FileSystem {
 }
 
 /// `None` for an address of another machine: somebody here may listen on the same port of all of ours.
-fn local_listener(name: String, address: &str) -> Option<NamedProcess> {
+pub(crate) fn local_listener(name: String, address: &str) -> Option<NamedProcess> {
     let ip = address.to_socket_addrs().ok()?.next()?.ip();
     UdpSocket::bind((ip, 0)).ok()?;
     NamedProcess::listening(name, address).ok()

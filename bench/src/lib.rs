@@ -9,17 +9,21 @@ pub mod machine;
 pub mod meter;
 pub mod namenode;
 mod output;
+pub mod pipeline;
 pub mod processes;
+pub mod prometheus;
 pub mod report;
 pub mod scratch_directory;
 pub mod session;
 pub mod statistics;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
 use ringfs_client::ClientError;
+use ringfs_protocol::ProtocolError;
 use ringfs_protocol::rpc::client::RpcError;
 use ringfs_protocol::site_config::ConfigError;
 use thiserror::Error;
@@ -41,6 +45,8 @@ pub enum BenchCommand {
     /// The receiver of a TCP hop
     #[command(hide = true)]
     HopNode,
+    /// Write and read blocks straight to and from datanodes
+    Pipeline(pipeline::PipelineCommand),
     /// Write, append to and read files of a cluster, as TestDFSIO does
     Dfsio(dfsio::DfsioOptions),
     /// Call a namenode, as NNThroughputBenchmark does
@@ -54,6 +60,7 @@ impl BenchCommand {
             Self::Limit(_) => "limit",
             Self::FloorNode(_) => "floor-node",
             Self::HopNode => "hop-node",
+            Self::Pipeline(_) => "pipeline",
             Self::Dfsio(_) => "dfsio",
             Self::Namenode(_) => "namenode",
         }
@@ -65,6 +72,7 @@ impl BenchCommand {
             Self::Limit(command) => command.run(session),
             Self::FloorNode(options) => options.run(),
             Self::HopNode => limit::hop::serve_parent(),
+            Self::Pipeline(command) => command.run(session),
             Self::Dfsio(options) => options.run(session),
             Self::Namenode(options) => options.run(session),
         }
@@ -100,6 +108,18 @@ pub enum BenchError {
     Differs { file: String, offset_bytes: u64 },
     #[error("the namenode answers {method} of {path} with nothing done")]
     NotDone { method: &'static str, path: String },
+    #[error("cannot {what} datanode {address}: {source}")]
+    Datanode { address: SocketAddr, what: &'static str, source: std::io::Error },
+    #[error("datanode {address} refuses {operation} of {block}: {why}")]
+    Refused { address: SocketAddr, operation: &'static str, block: String, why: String },
+    #[error("datanode {address}: {source}")]
+    Malformed { address: SocketAddr, source: ProtocolError },
+    #[error("there are {found} of {wanted} datanodes for a pipeline")]
+    TooFewDatanodes { found: usize, wanted: usize },
+    #[error("cannot read http://{address}/metrics: {source}")]
+    Metrics { address: SocketAddr, source: std::io::Error },
+    #[error("cannot wait for sockets: {0}")]
+    EventLoop(std::io::Error),
 }
 
 impl BenchError {
