@@ -45,7 +45,7 @@ const PREAD_BYTES: u64 = 4096;
 const SMALL_FILE_BYTES: u64 = 10 << 10;
 
 /// For the datanodes to delete the files of the run before: Apache's are told every few seconds.
-const DELETIONS_WAIT: Duration = Duration::from_secs(20);
+const DELETIONS_WAIT: Duration = Duration::from_secs(10);
 const DELETIONS_POLL: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,10 +1,17 @@
 //! The calls of ClientProtocol that are measured, as one user's client makes them.
 
+use std::time::Duration;
+
 use prost::Message;
+use ringfs_protocol::error::java;
 use ringfs_protocol::messages::*;
-use ringfs_protocol::rpc::client::RpcClient;
+use ringfs_protocol::rpc::client::{RpcClient, RpcError};
 
 use crate::BenchError;
+
+/// While the namenode has not taken in yet that a block was received it is asked again, for ten seconds.
+const NOT_REPORTED_PAUSE: Duration = Duration::from_millis(2);
+const NOT_REPORTED_TRIES: u32 = 5000;
 
 /// What of a request is the same for all files of a run.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +48,7 @@ impl Calls {
         Ok(reply.fs.and_then(|status| status.file_id))
     }
 
-    /// The next block of a file that was just created, on none of the `excluded`.
+    /// The next block of a file, on none of the `excluded`.
     pub async fn add_block(
         &self,
         path: &str,
@@ -58,8 +65,18 @@ impl Calls {
             favored_nodes: Vec::new(),
             flags: Vec::new(),
         };
-        let reply: AddBlockResponseProto = self.call("addBlock", &request).await?;
-        Ok(reply.block)
+        let mut tries = 1;
+        loop {
+            match self.rpc.call::<_, AddBlockResponseProto>("addBlock", &request).await {
+                Err(RpcError::Remote(remote))
+                    if remote.class == java::NOT_REPLICATED_YET && tries < NOT_REPORTED_TRIES =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(NOT_REPORTED_PAUSE).await;
+                }
+                reply => return Ok(reply?.block),
+            }
+        }
     }
 
     /// Closes a file; asks again until the namenode says that it is closed.
@@ -75,8 +92,13 @@ impl Calls {
             last,
             file_id,
         };
-        while !self.call::<_, CompleteResponseProto>("complete", &request).await?.result {}
-        Ok(())
+        for _ in 0..NOT_REPORTED_TRIES {
+            if self.call::<_, CompleteResponseProto>("complete", &request).await?.result {
+                return Ok(());
+            }
+            tokio::time::sleep(NOT_REPORTED_PAUSE).await;
+        }
+        require(false, "complete", path)
     }
 
     pub async fn locations(&self, path: &str) -> Result<(), BenchError> {

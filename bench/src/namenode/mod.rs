@@ -95,8 +95,8 @@ pub struct NamenodeOptions {
     /// Blocks a file, of those in reports
     #[arg(long = "blocksPerFile", alias = "blocks-per-file", value_name = "F", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub blocks_per_file: u64,
-    /// Block size of the files
-    #[arg(long = "blockSize", alias = "block-size", value_name = "BYTES", default_value = "128m", value_parser = parse_bytes)]
+    /// Block size of the files: room that a namenode reserves for blocks that nobody writes
+    #[arg(long = "blockSize", alias = "block-size", value_name = "BYTES", default_value = "1m", value_parser = parse_bytes)]
     pub block_size: u64,
     /// Replication of the files, those with blocks in mix too
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
