@@ -113,12 +113,12 @@ impl Stream<'_> {
         while first_packet < layout.packets() {
             let mut slab = free_slabs.recv().expect("a sender is here");
             let packets = layout.packets_of_slab(first_packet) as usize;
-            if let Some(files) = self.files {
-                if first_packet.is_multiple_of(layout.packets_per_block()) {
-                    let files = files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                    let block = first_packet / layout.packets_per_block();
-                    file = Some(Arc::new(files.take(self.index, block).map_err(io::Error::other)?));
-                }
+            if let Some(files) = self.files
+                && first_packet.is_multiple_of(layout.packets_per_block())
+            {
+                let files = files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let block = first_packet / layout.packets_per_block();
+                file = Some(Arc::new(files.take(self.index, block).map_err(io::Error::other)?));
             }
             self.advance(|progress| progress.begin_slab(first_packet))?;
             for packet in 0..packets {

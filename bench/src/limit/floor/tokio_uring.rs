@@ -117,11 +117,11 @@ impl Stream {
             let mut slab = free_slabs.recv().await.expect("a sender is here");
             let packets = layout.packets_of_slab(first_packet) as usize;
             slab.sums.clear();
-            if let Some(files) = &self.files {
-                if first_packet.is_multiple_of(layout.packets_per_block()) {
-                    let block = first_packet / layout.packets_per_block();
-                    file = Some(Rc::new(files.take(self.index, block).map_err(io::Error::other)?));
-                }
+            if let Some(files) = &self.files
+                && first_packet.is_multiple_of(layout.packets_per_block())
+            {
+                let block = first_packet / layout.packets_per_block();
+                file = Some(Rc::new(files.take(self.index, block).map_err(io::Error::other)?));
             }
             self.progress.borrow_mut().begin_slab(first_packet);
             for packet in 0..packets {

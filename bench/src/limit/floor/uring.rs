@@ -188,12 +188,11 @@ impl Node<'_> {
             };
             let first_packet = state.progress.received;
             state.progress.begin_slab(first_packet);
-            if let Some(files) = &self.files {
-                if first_packet.is_multiple_of(self.layout.packets_per_block()) {
-                    let block = first_packet / self.layout.packets_per_block();
-                    state.file =
-                        Some(Rc::new(files.take(stream, block).map_err(io::Error::other)?));
-                }
+            if let Some(files) = &self.files
+                && first_packet.is_multiple_of(self.layout.packets_per_block())
+            {
+                let block = first_packet / self.layout.packets_per_block();
+                state.file = Some(Rc::new(files.take(stream, block).map_err(io::Error::other)?));
             }
             state.held.push_back(Held {
                 slab,
