@@ -8,6 +8,7 @@ mod error;
 mod logging;
 mod mini;
 mod settings;
+mod tune;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -44,6 +45,8 @@ enum Command {
     Mini(mini::MiniCommand),
     /// Write a file through three datanodes, read it back, compare, and say how fast that was
     Demo(demo::DemoCommand),
+    /// Look at this host and its disks with a datanode's eyes, and say what to change
+    Tune(tune::TuneCommand),
     /// List every setting with its default and meaning
     Settings,
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         },
         Command::Demo(command) => block_on(until_stopped(command.run())),
         Command::Bench(bench) => bench.run(),
+        Command::Tune(command) => command.run(),
         Command::Settings => settings::print(),
     };
     match outcome {

@@ -240,3 +240,15 @@ fn demo_compares_and_leaves_nothing() {
         (2, true)
     );
 }
+
+#[test]
+fn tune_says_what_it_finds_and_changes_nothing() {
+    let outcome = ringfs(&["tune", env!("CARGO_TARGET_TMPDIR")]);
+    let text = outcome.succeeded().text();
+    for finding in ["io_uring", "locked memory", "TCP congestion control", "file system"] {
+        assert!(text.contains(finding), "{finding} is not in {text}");
+    }
+    let missing = ringfs(&["tune", "/no/such/directory"]);
+    assert_eq!(missing.exit, 1);
+    assert!(missing.err.contains("cannot look at /no/such/directory"), "{}", missing.err);
+}

@@ -25,10 +25,11 @@ use std::task::{Context, Poll, ready};
 
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
 use smallvec::SmallVec;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
-use crate::limits::WRITES_IN_FLIGHT_MAX;
+use crate::limits::TURN_BYTES;
 use crate::replica::{OnDisk, Replica};
 use crate::ring::{
     self, Buffer, BufferMut, Either, File, Recycler, SECTOR_BYTES, SendMessage, Signal, WriteAll,
@@ -45,6 +46,12 @@ struct Job {
     sync: bool,
     on_disk: OnDisk,
     number: u64,
+}
+
+/// A stream's turn on a volume that few may write to at a time.
+struct Turn {
+    _permit: OwnedSemaphorePermit,
+    left_bytes: u64,
 }
 
 /// Whole sectors and a padded last one, as a rule.
@@ -267,13 +274,45 @@ impl BlockSink {
         self.work.set();
     }
 
+    /// Waits for this stream's turn to write, where the volume gives turns and there is something to
+    /// write; whatever else happens ends the wait.
+    async fn take_turn(&self, turn: &mut Option<Turn>) {
+        let Some(turns) = self.replica.volume().turns() else { return };
+        if turn.is_some() || !self.wants_to_write() {
+            return;
+        }
+        let acquired = turns.clone().acquire_owned();
+        if let Either::First(Ok(permit)) = ring::race(acquired, self.closed()).await {
+            *turn = Some(Turn { _permit: permit, left_bytes: TURN_BYTES });
+        }
+    }
+
+    /// Resolves when the sink is closed.
+    async fn closed(&self) {
+        while !self.closing.get() {
+            self.work.changed().await;
+        }
+    }
+
+    fn wants_to_write(&self) -> bool {
+        let state = self.state.borrow();
+        !state.jobs.is_empty() || (self.receiver_waits.get() && state.submitted_end < state.end)
+    }
+
     /// Carries jobs out until the sink is closed or a write fails; no write is in flight afterwards.
     pub async fn run(&self) -> Result<()> {
         let mut in_flight: VecDeque<(Job, Writes)> = VecDeque::new();
         let mut failure = None;
+        let mut turn = None;
         loop {
+            if in_flight.is_empty() {
+                turn = None;
+            }
             if failure.is_none() && !self.closing.get() {
-                failure = self.start_jobs(&mut in_flight).await.err();
+                self.take_turn(&mut turn).await;
+            }
+            if failure.is_none() && !self.closing.get() {
+                failure = self.start_jobs(&mut in_flight, &mut turn).await.err();
             }
             self.busy.set(!in_flight.is_empty());
             let Some((_, writes)) = in_flight.front_mut() else {
@@ -298,10 +337,22 @@ impl BlockSink {
         }
     }
 
-    async fn start_jobs(&self, in_flight: &mut VecDeque<(Job, Writes)>) -> io::Result<()> {
+    async fn start_jobs(
+        &self,
+        in_flight: &mut VecDeque<(Job, Writes)>,
+        turn: &mut Option<Turn>,
+    ) -> io::Result<()> {
+        let takes_turns = self.replica.volume().turns().is_some();
         loop {
+            if takes_turns && turn.as_ref().is_none_or(|turn| turn.left_bytes == 0) {
+                return Ok(());
+            }
             let next = self.next_job(in_flight);
             let Some(job) = next else { return Ok(()) };
+            if let Some(turn) = turn {
+                let bytes = job.writes.iter().map(|(data, _)| data.len() as u64).sum();
+                turn.left_bytes = turn.left_bytes.saturating_sub(bytes);
+            }
             self.reach(&job).await;
             let writes = job.writes.iter();
             let writes = writes
@@ -322,7 +373,7 @@ impl BlockSink {
             let ends_at = other.writes.last().map_or(0, |(data, at)| at + data.len() as u64);
             begins_at < ends_at
         });
-        if overlaps || in_flight.len() >= WRITES_IN_FLIGHT_MAX {
+        if overlaps || in_flight.len() >= self.replica.volume().profile().writes_in_flight_max {
             return None;
         }
         state.jobs.pop_front()

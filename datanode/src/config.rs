@@ -11,6 +11,7 @@ use ringfs_protocol::site_config::{Configuration, StorageDirectory as StorageLoc
 use crate::error::Result;
 use crate::storage_directory::host_name;
 use crate::volume::BlockData;
+use crate::volume_profile::Medium;
 
 const NAMENODE_DEFAULT_PORT: u16 = 8020;
 /// Of a directory whose blocks' data is thrown away.
@@ -35,6 +36,10 @@ pub struct DatanodeConfig {
     pub sync_on_close: bool,
     /// Threads that carry streams and file work.
     pub data_threads: usize,
+    /// Whether each keeps to a core.
+    pub pin_data_threads: bool,
+    /// `None`: as each device says.
+    pub medium: Option<Medium>,
     /// Memory that streams receive into and send from, of all data threads together.
     pub buffer_pool_bytes: u64,
     pub transfers_max: usize,
@@ -71,6 +76,8 @@ impl DatanodeConfig {
                 .boolean(&settings::DFS_DATANODE_DUPLICATE_REPLICA_DELETION)?,
             sync_on_close: configured.boolean(&settings::DFS_DATANODE_SYNCONCLOSE)?,
             data_threads: data_threads(configured)?,
+            pin_data_threads: configured.boolean(&settings::RINGFS_DATANODE_DATA_THREADS_PIN)?,
+            medium: medium(configured)?,
             buffer_pool_bytes: configured.bytes(&settings::RINGFS_DATANODE_BUFFER_POOL)?,
             transfers_max: count(configured, &settings::DFS_DATANODE_MAX_TRANSFER_THREADS)?
                 as usize,
@@ -211,6 +218,16 @@ fn read_cache(configuration: &Configuration) -> Result<bool> {
     }
 }
 
+fn medium(configuration: &Configuration) -> Result<Option<Medium>> {
+    let setting = &settings::RINGFS_DATANODE_VOLUME_MEDIUM;
+    match configuration.text(setting).as_str() {
+        "auto" => Ok(None),
+        "ssd" => Ok(Some(Medium::SolidState)),
+        "rotational" => Ok(Some(Medium::Rotational)),
+        other => Err(configuration.refuse(setting, other, "not auto, ssd or rotational").into()),
+    }
+}
+
 fn interval(configuration: &Configuration, setting: &Setting) -> Result<Duration> {
     let value = configuration.duration(setting)?;
     if value.is_zero() {
@@ -273,6 +290,15 @@ mod tests {
         );
         let none = configuration(&[("fs.defaultFS", "file:///")]);
         assert!(namenode_address(&none).unwrap_err().to_string().contains("hdfs://host:port"));
+    }
+
+    #[test]
+    fn a_medium_is_one_of_three() {
+        let of = |text| medium(&configuration(&[("ringfs.datanode.volume.medium", text)]));
+        assert_eq!(medium(&configuration(&[])).unwrap(), None);
+        assert_eq!(of("rotational").unwrap(), Some(Medium::Rotational));
+        assert_eq!(of("ssd").unwrap(), Some(Medium::SolidState));
+        assert!(of("tape").unwrap_err().to_string().contains("auto, ssd or rotational"));
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::ring;
 use crate::runtime::DataThreads;
 use crate::server::TransferServer;
 use crate::transitions::tests::{Node, assert_holds};
+use crate::volume::Volume;
 use crate::volume::tests::{POOL, buffered_volume_at, volume_at};
 
 const CHUNK: u64 = 512;
@@ -62,9 +63,14 @@ impl Datanode {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("d");
         let volume = if direct_io { volume_at(root) } else { buffered_volume_at(root) };
-        let dataset = Arc::new(open(vec![volume.clone()]));
+        Self::start_on(ip_address, vec![volume], temp)
+    }
+
+    pub fn start_on(ip_address: &str, volumes: Vec<Arc<Volume>>, temp: tempfile::TempDir) -> Self {
+        let volume = volumes[0].clone();
+        let dataset = Arc::new(open(volumes));
         let counters = Arc::<Counters>::default();
-        let threads = DataThreads::start(1, POOL_BYTES, &counters).unwrap();
+        let threads = DataThreads::start(1, POOL_BYTES, false, &counters).unwrap();
         let spawner = threads.spawner();
         let work = DataWork::new(move |job| spawner.spawn(job));
         let timeout = Duration::from_secs(10);

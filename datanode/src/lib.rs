@@ -58,6 +58,9 @@ pub mod storage_directory;
 mod stored_checksums;
 pub mod transitions;
 pub mod volume;
+pub mod volume_profile;
+#[cfg(test)]
+mod volumes_tests;
 pub mod write_pipeline;
 #[cfg(test)]
 mod zero_copy_tests;

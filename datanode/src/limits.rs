@@ -51,6 +51,14 @@ pub const READ_HISTORY_BLOCKS_MAX: usize = 32 << 10;
 /// Writes in flight per block; the slabs of the stream bound them anyway.
 pub const WRITES_IN_FLIGHT_MAX: usize = WRITE_STREAM_SLABS_MAX;
 
+/// On a disk that rotates: streams whose writes are under way at a time, writes of each, and bytes
+/// before the next stream has its turn. At 10 ms a seek and 200 MB/s a run of 16 MiB (80 ms) leaves
+/// the disk 8/9 of its rate; a stream's slabs hold such a run.
+pub const ROTATIONAL_STREAMS_MAX: usize = 1;
+pub const ROTATIONAL_WRITES_IN_FLIGHT_MAX: usize = 4;
+pub const TURN_BYTES: u64 = 16 << 20;
+const _: () = assert!(TURN_BYTES <= (WRITE_STREAM_SLABS_MAX * SLAB_BYTES) as u64);
+
 /// Ranges of one gathered send or write (the kernel's UIO_MAXIOV is 1024). A packet takes two or
 /// three.
 pub const GATHERED_PARTS_MAX: usize = 256;

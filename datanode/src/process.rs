@@ -38,6 +38,7 @@ use crate::ipc_server::IpcService;
 use crate::metrics::Metrics;
 use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
 use crate::read_history::ReadHistory;
+use crate::ring;
 use crate::runtime::DataThreads;
 use crate::server::TransferServer;
 use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
@@ -75,8 +76,12 @@ async fn serve(
     let storage = Storage::lock(&config)?;
     // First of all: a host that cannot run them should say so at once, not when a namenode comes.
     let counters = Arc::<Counters>::default();
-    let data_threads =
-        DataThreads::start(config.data_threads, config.buffer_pool_bytes, &counters)?;
+    let data_threads = DataThreads::start(
+        config.data_threads,
+        config.buffer_pool_bytes,
+        config.pin_data_threads,
+        &counters,
+    )?;
     let transfer_listener = bind(config.transfer_address)?;
     let ipc_listener = bind(config.ipc_address)?;
     let http_listener = bind(config.http_address)?;
@@ -90,7 +95,9 @@ async fn serve(
     };
     info!(
         transfer = %identity.transfer_address, ipc_port = identity.ipc_port,
-        http_port = identity.http_port,        uuid = identity.datanode_uuid, namenode = config.namenode_address, "listening"
+        http_port = identity.http_port,        data_threads = config.data_threads, pinned = config.pin_data_threads,
+        connections = "handed to the data thread with the fewest",
+        zero_copy_receive = %zero_copy_receive(), uuid = identity.datanode_uuid, namenode = config.namenode_address, "listening"
     );
     let namenode = RpcClient::new(
         &config.namenode_address,
@@ -149,7 +156,11 @@ impl Storage {
             let directory =
                 directory.join_namespace(&identity, &self.datanode_uuid, self.layout)?;
             let (pool, reserved) = (&identity.pool_id, config.reserved_bytes);
-            let volume = Volume::open(directory, pool, reserved, config.direct_io)?;
+            let mut volume = Volume::open(directory, pool, reserved, config.direct_io)?;
+            if let Some(medium) = config.medium {
+                volume = volume.with_medium(medium);
+            }
+            info!(volume = %volume.root().display(), medium = %volume.profile().medium, "opened");
             Ok(Arc::new(match config.block_data {
                 BlockData::Stored => volume,
                 BlockData::Discarded => volume.discarding_block_data()?,
@@ -301,6 +312,13 @@ fn tokio_listener(listener: TcpListener) -> Result<tokio::net::TcpListener> {
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener))
         .map_err(DatanodeError::io("registering a listener"))
+}
+
+/// The network cards' answers, for the start-up line.
+fn zero_copy_receive() -> String {
+    let cards = ring::of_network_cards();
+    let cards = cards.iter().map(|(card, answer)| format!("{card} {answer}"));
+    cards.reduce(|all, card| all + ", " + &card).unwrap_or_else(|| "no network card".to_owned())
 }
 
 /// Resolves with the name of the signal that came.

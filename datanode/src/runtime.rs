@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::sync::watch;
 
 use crate::counters::Counters;
@@ -31,15 +32,27 @@ struct DataThread {
 pub struct Spawner(Arc<[DataThread]>);
 
 impl DataThreads {
-    /// `pool_bytes` is shared out among the threads.
-    pub fn start(count: usize, pool_bytes: u64, counters: &Arc<Counters>) -> Result<Self> {
+    /// `pool_bytes` is shared out among the threads. Pinned, each keeps to one of the cores that the
+    /// process may use; its ring and the slabs, which it is the first to touch, are then on that
+    /// core's memory node.
+    pub fn start(
+        count: usize,
+        pool_bytes: u64,
+        pin: bool,
+        counters: &Arc<Counters>,
+    ) -> Result<Self> {
+        let cores = if pin { allowed_cores()? } else { Vec::new() };
         let (stop, stopped) = watch::channel(false);
         let slabs = pool_bytes as usize / ring::SLAB_BYTES / count;
         let (mut threads, mut joins) = (Vec::new(), Vec::new());
         for index in 0..count {
             let (sender, started) = mpsc::channel();
             let (mut stopped, counters) = (stopped.clone(), counters.clone());
+            let core = (!cores.is_empty()).then(|| cores[index % cores.len()]);
             let main = move || {
+                if let Err(error) = core.map_or(Ok(()), keep_to) {
+                    return drop(sender.send(Err(error)));
+                }
                 let executor = match ring::new_executor(slabs, counters) {
                     Ok(executor) => executor,
                     Err(error) => return drop(sender.send(Err(error))),
@@ -112,6 +125,20 @@ fn counted(task: LocalTask, load: Load) -> LocalTask {
     })
 }
 
+/// The cores that this process may run on.
+fn allowed_cores() -> Result<Vec<usize>> {
+    let allowed = sched_getaffinity(None)
+        .map_err(|errno| DatanodeError::io("reading the cores of this process")(errno.into()))?;
+    Ok((0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect())
+}
+
+/// The calling thread runs on this core only, from now on.
+fn keep_to(core: usize) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(core);
+    Ok(sched_setaffinity(None, &only)?)
+}
+
 /// What the operator can do about a ring that cannot be made.
 fn io_uring_remedy(error: &io::Error) -> String {
     match error.raw_os_error() {
@@ -145,7 +172,7 @@ mod tests {
 
     #[test]
     fn tasks_are_spread_over_the_threads_and_dropped_with_them() {
-        let threads = DataThreads::start(2, 8 << 20, &Arc::default()).unwrap();
+        let threads = DataThreads::start(2, 8 << 20, false, &Arc::default()).unwrap();
         let (sender, receiver) = mpsc::channel();
         for _ in 0..4 {
             let sender = sender.clone();
@@ -163,6 +190,25 @@ mod tests {
         assert!(threads.shared.iter().all(|thread| thread.load.load(Ordering::Relaxed) == 2));
         drop(threads);
         assert!(receiver.recv().is_err(), "all tasks are gone");
+    }
+
+    #[test]
+    fn a_pinned_thread_keeps_to_one_core() {
+        let threads = DataThreads::start(2, 8 << 20, true, &Arc::default()).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..2 {
+            let sender = sender.clone();
+            threads.spawner().spawn(Box::new(move || {
+                Box::pin(async move {
+                    sender.send(sched_getaffinity(None).unwrap()).unwrap();
+                    std::future::pending::<()>().await;
+                })
+            }));
+        }
+        let cores = [receiver.recv().unwrap(), receiver.recv().unwrap()];
+        assert!(cores.iter().all(|set| set.count() == 1));
+        let shared = allowed_cores().unwrap().len() == 1;
+        assert!(shared || cores[0] != cores[1], "a core each");
     }
 
     #[test]

@@ -18,10 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ringfs_protocol::block::{BlockId, ReplicaState};
 use ringfs_protocol::messages::StorageTypeProto;
 use ringfs_protocol::meta_file::DatanodeLayout;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::error::{DatanodeError, Result};
 use crate::storage_directory::StorageDirectory;
+use crate::volume_profile::{Medium, VolumeProfile};
 
 /// Alignment of offsets, lengths and memory that a direct write is probed with, and keeps.
 pub const DIRECT_IO_ALIGNMENT_BYTES: usize = 4096;
@@ -43,6 +45,9 @@ pub struct Volume {
     reserved_bytes: u64,
     direct_io: bool,
     block_data: BlockData,
+    profile: VolumeProfile,
+    /// The turns of streams to write, where not all may at a time.
+    turns: Option<Arc<Semaphore>>,
     dfs_used_bytes: AtomicU64,
     /// Announced by replicas being written and not taken from the disk yet.
     promised_bytes: AtomicU64,
@@ -90,8 +95,11 @@ impl Volume {
             }
             probe.is_ok()
         };
+        let profile = VolumeProfile::of(Medium::of(directory.root(), directory.storage_type()));
         Ok(Self {
             layout: directory.layout(),
+            turns: profile.turns(),
+            profile,
             directory,
             pool_dir,
             reserved_bytes,
@@ -120,6 +128,22 @@ impl Volume {
         );
         self.block_data = BlockData::Discarded;
         Ok(self)
+    }
+
+    /// Writes to it as to this medium, whatever its device says.
+    pub fn with_medium(mut self, medium: Medium) -> Self {
+        self.profile = VolumeProfile::of(medium);
+        self.turns = self.profile.turns();
+        self
+    }
+
+    pub fn profile(&self) -> &VolumeProfile {
+        &self.profile
+    }
+
+    /// To be held by a stream while it writes, if there is one.
+    pub fn turns(&self) -> Option<&Arc<Semaphore>> {
+        self.turns.as_ref()
     }
 
     pub fn root(&self) -> &Path {

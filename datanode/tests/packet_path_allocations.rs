@@ -113,7 +113,7 @@ impl Datanode {
         let volume = Arc::new(Volume::open(directory, POOL, 0, true).unwrap());
         let dataset = Arc::new(Dataset::open(POOL, vec![volume], true, false).unwrap());
         let counters = Arc::<Counters>::default();
-        let threads = DataThreads::start(1, 96 << 20, &counters).unwrap();
+        let threads = DataThreads::start(1, 96 << 20, false, &counters).unwrap();
         let spawner = threads.spawner();
         let work = DataWork::new(move |job| spawner.spawn(job));
         work.start(|| async { IS_WATCHED.set(true) });

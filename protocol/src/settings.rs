@@ -208,6 +208,10 @@ settings! {
         "Memory for blocks on their way between network and disk, of all streams together";
     RINGFS_DATANODE_DATA_THREADS: Integer, "ringfs.datanode.data.threads" = "0",
         "Threads that carry block streams; 0 for one per core";
+    RINGFS_DATANODE_DATA_THREADS_PIN: Boolean, "ringfs.datanode.data.threads.pin" = "false",
+        "Whether each of these threads keeps to a core of its own, with its memory on that core's node";
+    RINGFS_DATANODE_VOLUME_MEDIUM: Text, "ringfs.datanode.volume.medium" = "auto",
+        "How volumes are written to: ssd, rotational (few streams at a time, in long runs), or auto, as each device says";
     DFS_DATANODE_SOCKET_REUSE_KEEPALIVE: Millis, "dfs.datanode.socket.reuse.keepalive" = "4000",
         "Time for which a connection waits for its next operation";
     DFS_BLOCKREPORT_INTERVAL_MSEC: Millis, "dfs.blockreport.intervalMsec" = "21600000",

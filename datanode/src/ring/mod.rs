@@ -9,6 +9,7 @@
 //! | `message` | lists of ranges for scattered receives and gathered sends |
 //! | `file`, `fs`, `net`, `page_cache` | what protocol code calls |
 //! | `zero_copy` | which connections send from memory in place |
+//! | `zero_copy_receive` | which network cards could receive in place |
 
 mod buffers;
 mod driver;
@@ -24,6 +25,7 @@ mod page_cache;
 mod table;
 mod uring;
 mod zero_copy;
+mod zero_copy_receive;
 
 use std::future::Future;
 use std::io;
@@ -41,6 +43,7 @@ pub use future::{Either, Signal, TimedOut, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Received, TcpListener, TcpStream};
 pub use uring::LEAST_KERNEL;
+pub use zero_copy_receive::{ZeroCopyReceive, of_network_cards};
 
 use uring::UringDriver;
 
