@@ -1,7 +1,7 @@
 //! `ringfs bench`: the measurements of the bench crate, on the command line.
 
 use clap::Args;
-use ringfs_bench::{BenchCommand, Session, SessionOptions};
+use ringfs_bench::{BenchCommand, BenchError, Session, SessionOptions};
 
 use crate::error::CommandError;
 
@@ -16,7 +16,10 @@ pub struct Bench {
 impl Bench {
     pub fn run(self) -> Result<(), CommandError> {
         let mut session = Session::new(self.what.name(), self.session)?;
-        self.what.run(&mut session)?;
-        Ok(session.finish()?)
+        let outcome = self.what.run(&mut session);
+        if outcome.as_ref().err().is_none_or(BenchError::is_verdict) {
+            session.finish()?;
+        }
+        Ok(outcome?)
     }
 }

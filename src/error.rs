@@ -1,5 +1,5 @@
 //! Why a command failed, and the exit code that says so: 0 success, 1 failure, 2 wrong usage (clap),
-//! 130 stopped by a signal. `ringfs dfs` keeps the codes of `hdfs dfs` instead.
+//! 3 and 4 the verdicts of `bench compare`, 130 stopped by a signal. `ringfs dfs` keeps the codes of `hdfs dfs` instead.
 
 use std::process::ExitCode;
 
@@ -43,6 +43,8 @@ impl CommandError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Bench(BenchError::Usage(_)) => ExitCode::from(2),
+            Self::Bench(BenchError::Regression(_)) => ExitCode::from(3),
+            Self::Bench(BenchError::NoVerdict(_)) => ExitCode::from(4),
             Self::Datanode(error) => ExitCode::from(error.exit_code()),
             Self::Interrupted => ExitCode::from(130),
             _ => ExitCode::FAILURE,

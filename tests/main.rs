@@ -9,6 +9,7 @@ mod bad_input;
 mod bench_on_cluster;
 mod bench_pipeline;
 mod cli;
+mod compare;
 mod discarding;
 mod hdfs_native;
 mod java_client;

@@ -2,6 +2,7 @@
 //! that a throughput is to be held against. Each is measured plainly, in the run that quotes it,
 //! because a disk's speed drifts by half within hours.
 
+pub mod compare;
 pub mod dfsio;
 pub mod file_system;
 pub mod limit;
@@ -51,6 +52,8 @@ pub enum BenchCommand {
     Dfsio(dfsio::DfsioOptions),
     /// Call a namenode, as NNThroughputBenchmark does
     Namenode(namenode::NamenodeOptions),
+    /// Hold two commands or two clusters against each other, and say whether one is worse
+    Compare(Box<compare::CompareCommand>),
 }
 
 impl BenchCommand {
@@ -63,6 +66,7 @@ impl BenchCommand {
             Self::Pipeline(_) => "pipeline",
             Self::Dfsio(_) => "dfsio",
             Self::Namenode(_) => "namenode",
+            Self::Compare(_) => "compare",
         }
     }
 
@@ -75,6 +79,7 @@ impl BenchCommand {
             Self::Pipeline(command) => command.run(session),
             Self::Dfsio(options) => options.run(session),
             Self::Namenode(options) => options.run(session),
+            Self::Compare(command) => command.run(session),
         }
     }
 }
@@ -90,6 +95,14 @@ pub enum BenchError {
     /// A command line that cannot be meant.
     #[error("{0}")]
     Usage(String),
+    #[error("cannot compare: {0}")]
+    Compare(String),
+    /// B is worse than the bound allows.
+    #[error("{0}")]
+    Regression(String),
+    /// The machine is too noisy to tell.
+    #[error("{0}")]
+    NoVerdict(String),
     #[error("cannot look at process {pid}: {why}")]
     Process { pid: u32, why: String },
     #[error("cannot find the process that listens on {address}: {why}")]
@@ -123,6 +136,11 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// Everything was measured, and this is what came out.
+    pub fn is_verdict(&self) -> bool {
+        matches!(self, Self::Regression(_) | Self::NoVerdict(_))
+    }
+
     fn file(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { what, path, source }

@@ -18,7 +18,9 @@ pub struct Row<'a> {
     pub operations_per_s: Option<Summary>,
     pub cpu: Cpu,
     pub latency: Option<Percentiles>,
-    /// Medians.
+    /// What the parameter `figure` names: a counter that stands for the measurement, with its name.
+    pub figure: Option<(Summary, &'a str)>,
+    /// Medians; without the figure.
     pub counters: BTreeMap<&'a str, f64>,
 }
 
@@ -52,9 +54,15 @@ impl Group<'_> {
     /// Heads and rows of cells; a column that no row fills is left out.
     pub fn table(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
         type Column<'a> = (&'static str, Box<dyn Fn(&Row<'_>) -> String>);
-        let columns: [Column<'_>; 9] = [
+        let columns: [Column<'_>; 10] = [
             ("", Box::new(|row| row.measurement.name.clone())),
             ("side", Box::new(|row| row.side().to_owned())),
+            (
+                "figure",
+                Box::new(|row| {
+                    row.figure.map(|(figure, _)| with_range(figure)).unwrap_or_default()
+                }),
+            ),
             ("GB/s", Box::new(|row| row.gb_per_s.map(with_range).unwrap_or_default())),
             ("op/s", Box::new(|row| row.operations_per_s.map(with_range).unwrap_or_default())),
             ("CPU", Box::new(|row| row.cpu.total())),
@@ -84,13 +92,23 @@ impl<'a> Row<'a> {
             let figures: Vec<f64> = runs.iter().filter(|run| counts(run)).map(figure).collect();
             Summary::of(&figures)
         };
+        let figure = measurement.parameters.get("figure").and_then(|name| {
+            let figures: Option<Vec<f64>> =
+                runs.iter().map(|run| run.counters.get(name).copied()).collect();
+            Some((Summary::of(&figures?)?, name.as_str()))
+        });
+        let mut counters = counters(runs);
+        if let Some((_, name)) = figure {
+            counters.remove(name);
+        }
         Self {
             measurement,
+            figure,
             gb_per_s: summary(|run| run.bytes > 0, Run::gb_per_s),
             operations_per_s: summary(|run| run.operations > 0, Run::operations_per_s),
             cpu: Cpu::of(runs),
             latency: Percentiles::of(runs),
-            counters: counters(runs),
+            counters,
         }
     }
 
@@ -103,15 +121,18 @@ impl<'a> Row<'a> {
     }
 
     /// What to hold rows of a group against each other by.
-    pub fn headline(&self) -> Option<(Summary, &'static str)> {
+    pub fn headline(&self) -> Option<(Summary, &'a str)> {
         let gb_per_s = self.gb_per_s.map(|summary| (summary, "GB/s"));
-        gb_per_s.or(self.operations_per_s.map(|summary| (summary, "op/s")))
+        self.figure.or(gb_per_s).or(self.operations_per_s.map(|summary| (summary, "op/s")))
     }
 
     /// The run whose headline is nearest to the median: what a plot over time shows.
     pub fn typical_run(&self) -> Option<&'a Run> {
         let middle = self.headline()?.0.median;
         let figure = |run: &Run| {
+            if let Some((_, name)) = self.figure {
+                return run.counters.get(name).copied().unwrap_or_default();
+            }
             if self.gb_per_s.is_some() { run.gb_per_s() } else { run.operations_per_s() }
         };
         let distance = |run: &Run| (figure(run) - middle).abs();

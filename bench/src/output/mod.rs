@@ -20,6 +20,10 @@ pub fn write(report: &Report, options: &SessionOptions) -> Result<(), BenchError
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written.map_err(BenchError::Output)?,
     }
+    write_files(report, options)
+}
+
+fn write_files(report: &Report, options: &SessionOptions) -> Result<(), BenchError> {
     if let Some(path) = &options.json {
         write_json(report, path).map_err(BenchError::file("write", path))?;
     }
@@ -79,7 +83,7 @@ mod tests {
             json: Some("/no/such/directory/report.json".into()),
             ..SessionOptions::default()
         };
-        let error = write(&sample::report(), &options).unwrap_err().to_string();
+        let error = write_files(&sample::report(), &options).unwrap_err().to_string();
         assert!(error.contains("/no/such/directory/report.json"), "{error}");
     }
 }
