@@ -50,9 +50,9 @@ impl Figure {
     /// The error says what the command lacks.
     pub fn of(&self, printed: &Printed) -> Result<Sample, String> {
         let mut sample = match (&self.source, &printed.report) {
-            (Source::Output(regex), _) => from_output(regex, printed)?,
-            (Source::Key(key), _) => self.from_lines(key, printed)?,
-            (Source::ReportOrElapsed, Some(report)) => self.from_report(report)?,
+            (Source::Output(regex), _) => in_output(regex, printed)?,
+            (Source::Key(key), _) => self.in_lines(key, printed)?,
+            (Source::ReportOrElapsed, Some(report)) => self.in_report(report)?,
             (Source::ReportOrElapsed, None) if self.of.is_some() || self.measurement.is_some() => {
                 return Err("wrote no report: is it a `ringfs bench` without a --json of its own?"
                     .to_owned());
@@ -65,7 +65,7 @@ impl Figure {
 
     /// Lines that are no objects, or lack the key, are not meant. `mb` (2^20 bytes), `s` and `cpu_s`
     /// by process, where lines have them, are the run's payload, time and cost.
-    fn from_lines(&self, key: &str, printed: &Printed) -> Result<Sample, String> {
+    fn in_lines(&self, key: &str, printed: &Printed) -> Result<Sample, String> {
         let lines = printed.output.lines().filter_map(|line| serde_json::from_str(line).ok());
         let meant = |line: &Value| match (&self.measurement, line) {
             (Some(wanted), Value::Object(fields)) => fields.values().any(|value| value == wanted),
@@ -97,7 +97,7 @@ impl Figure {
         Ok(Sample { name: key.to_owned(), figure: median(&figures), run })
     }
 
-    fn from_report(&self, report: &Value) -> Result<Sample, String> {
+    fn in_report(&self, report: &Value) -> Result<Sample, String> {
         let measurements = report["measurements"].as_array().map_or(&[][..], Vec::as_slice);
         let name = |measurement: &Value| {
             let part = |key: &str| measurement[key].as_str().unwrap_or_default().to_owned();
@@ -153,7 +153,7 @@ impl FigureOf {
     }
 }
 
-fn from_output(regex: &Regex, printed: &Printed) -> Result<Sample, String> {
+fn in_output(regex: &Regex, printed: &Printed) -> Result<Sample, String> {
     let mut figures = Vec::new();
     for group in regex.captures_iter(&printed.output).filter_map(|captures| captures.get(1)) {
         let number = group.as_str().replace(',', "").parse::<f64>();

@@ -39,10 +39,10 @@ fn write_head(page: &mut String, report: &Report, title: &str) {
     let command = escape(&command_line(&report.command));
     let (cores, steal) = (machine.cores, report.steal_share * 100.0);
     let (date, elapsed) = (utc(report.started_unix_ms), report.elapsed_s);
-    write!(
+    writeln!(
         page,
         "<header><h1>{}</h1><p>{cores} x {cpu}, Linux {kernel}; {date}, {elapsed:.0} s; \
-         {steal:.2} % steal time</p><pre>{command}</pre></header>\n",
+         {steal:.2} % steal time</p><pre>{command}</pre></header>",
         escape(title)
     )
     .expect("a string takes all");
@@ -78,10 +78,10 @@ fn write_table(page: &mut String, group: &Group<'_>) {
         format!("<tr>{}</tr>", cells.collect::<String>())
     };
     let latency = group.latency_of().map(|of| format!("; latency of a {}", escape(of)));
-    write!(
+    writeln!(
         page,
         "<div class=\"wide\"><table><caption>Medians of the runs [least-most]{}</caption>\
-         <thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>\n",
+         <thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>",
         latency.unwrap_or_default(),
         heads.iter().map(head).collect::<String>(),
         rows.iter().map(row).collect::<String>(),
