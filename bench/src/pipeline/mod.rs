@@ -25,6 +25,7 @@ mod write_stream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -206,28 +207,28 @@ fn time<S: Timed>(
 
 /// Each loop on a thread of its own; this one keeps the idle writers alive meanwhile.
 fn carry<S: Timed>(loops: &mut [EventLoop<S>], idle: &mut IdleWriters) -> Result<(), BenchError> {
+    let mut missing = loops.len();
+    let (outcomes, ended) = mpsc::channel();
     std::thread::scope(|scope| {
-        let main = std::thread::current();
-        let carriers: Vec<_> = loops
-            .iter_mut()
-            .map(|carrier| {
-                let main = main.clone();
-                scope.spawn(move || {
-                    let outcome = carrier.run_until(S::is_done);
-                    main.unpark();
-                    outcome
-                })
-            })
-            .collect();
-        let mut kept_alive = Ok(());
-        while !carriers.iter().all(|carrier| carrier.is_finished()) {
-            std::thread::park_timeout(IDLE_HEARTBEAT);
-            kept_alive = kept_alive.and_then(|()| idle.send_heartbeats());
+        for carrier in loops {
+            let outcomes = outcomes.clone();
+            // Nobody listens any more when another carrier has failed.
+            scope.spawn(move || drop(outcomes.send(carrier.run_until(S::is_done))));
         }
-        for carrier in carriers {
-            carrier.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        drop(outcomes);
+        while missing > 0 {
+            match ended.recv_timeout(IDLE_HEARTBEAT) {
+                Ok(outcome) => outcome?,
+                Err(RecvTimeoutError::Timeout) => {
+                    idle.send_heartbeats()?;
+                    continue;
+                }
+                // One has panicked, which the scope passes on.
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            missing -= 1;
         }
-        kept_alive
+        Ok(())
     })
 }
 
