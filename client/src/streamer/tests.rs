@@ -251,8 +251,11 @@ impl Cluster {
         let mut replies = vec![Status::Success; uuids.len()];
         match fault {
             None => {
-                let ack =
-                    PipelineAck { seqno: packet.seqno, replies, downstream_ack_time_nanos: 0 };
+                let ack = PipelineAck {
+                    seqno: packet.seqno,
+                    replies: replies.into(),
+                    downstream_ack_time_nanos: 0,
+                };
                 let last = packet.last_in_block;
                 let end = packet.end();
                 self.in_flight.pop_front();
@@ -268,7 +271,7 @@ impl Cluster {
                 let seqno = packet.seqno;
                 self.tell(Event::Acknowledged(PipelineAck {
                     seqno,
-                    replies,
+                    replies: replies.into(),
                     downstream_ack_time_nanos: 0,
                 }));
             }
