@@ -5,11 +5,11 @@
 //! receive -> pieces -> [job: data writes] -> meta write -> (sync) -> durable_end -> acks
 //! ```
 //!
-//! Data gathers in `pieces` until a slab is full; then it is a job. When the socket has nothing more
-//! and the disk is idle, what has gathered is flushed as it is: whole sectors from the slab, the
-//! last partial sector from a padded copy, and written again once it has grown. So a fast writer
-//! gets writes of a slab, a slow one an ack without delay, and in between the writes are as large as
-//! what arrived during the one before.
+//! Data gathers in `pieces` until a slab is full; then it is a job. What has gathered is flushed as it
+//! is when the socket has nothing more, the disk is idle, and either the last packet is a short one
+//! (its client flushes, and waits) or the data has waited for [`GATHER_PATIENCE`]: whole sectors from
+//! the slab, the last partial sector from a padded copy, and written again once it has grown. So a
+//! fast writer gets writes of a slab, and one that flushes an ack without delay.
 //!
 //! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
 //! They complete in order. After a failed write nothing more is written or acknowledged.
@@ -22,6 +22,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
 use smallvec::SmallVec;
@@ -29,7 +30,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
-use crate::limits::TURN_BYTES;
+use crate::limits::{EAGER_PACKET_BYTES, GATHER_PATIENCE, TURN_BYTES};
 use crate::replica::{OnDisk, Replica};
 use crate::ring::{
     self, Buffer, BufferMut, Either, File, Recycler, SECTOR_BYTES, SendMessage, Signal, WriteAll,
@@ -109,6 +110,11 @@ struct State {
     end: u64,
     /// End of the data in jobs.
     submitted_end: u64,
+    /// Since when there is data beyond.
+    gathers_since: Option<Instant>,
+    /// Whether the last packet was a short one, and its length.
+    is_short: bool,
+    packet_len: u64,
     /// Checksums in no job yet, each with its place in the meta file.
     meta: VecDeque<(Buffer, u64)>,
     /// Memory of former jobs' checksums, for the next.
@@ -154,6 +160,9 @@ impl BlockSink {
             start,
             end,
             submitted_end: end,
+            gathers_since: None,
+            is_short: false,
+            packet_len: 0,
             meta: VecDeque::new(),
             spare_meta: Vec::new(),
             sectors: Recycler::new(SECTOR_BYTES, 2),
@@ -206,6 +215,7 @@ impl BlockSink {
         last_chunk_checksum: Option<u32>,
     ) {
         let mut state = self.state.borrow_mut();
+        let start = state.end;
         for piece in fresh {
             state.end += piece.len() as u64;
             match state.pieces.back_mut() {
@@ -219,6 +229,8 @@ impl BlockSink {
         }
         state.last_chunk_checksum = last_chunk_checksum;
         state.push_checksums(checksums, META_HEADER_BYTES as u64 + first_chunk * 4);
+        let fresh_len = state.end - start;
+        state.note_packet(fresh_len);
         if state.submit_full_slabs() {
             self.work.set();
         }
@@ -296,7 +308,7 @@ impl BlockSink {
 
     fn wants_to_write(&self) -> bool {
         let state = self.state.borrow();
-        !state.jobs.is_empty() || (self.receiver_waits.get() && state.submitted_end < state.end)
+        !state.jobs.is_empty() || (self.receiver_waits.get() && state.is_flush_due())
     }
 
     /// Carries jobs out until the sink is closed or a write fails; no write is in flight afterwards.
@@ -319,7 +331,7 @@ impl BlockSink {
                 match failure {
                     Some(error) => return Err(self.failed(error)),
                     None if self.closing.get() => return Ok(()),
-                    None => self.work.changed().await,
+                    None => self.work_or_patience().await,
                 }
                 continue;
             };
@@ -334,6 +346,17 @@ impl BlockSink {
                 };
                 failure = done.err();
             }
+        }
+    }
+
+    /// Resolves when there may be work for an idle disk.
+    async fn work_or_patience(&self) {
+        let gathers_since = self.state.borrow().gathers_since;
+        match gathers_since.filter(|_| self.receiver_waits.get()) {
+            Some(since) => {
+                ring::race(self.work.changed(), ring::sleep_until(since + GATHER_PATIENCE)).await;
+            }
+            None => self.work.changed().await,
         }
     }
 
@@ -364,7 +387,8 @@ impl BlockSink {
 
     fn next_job(&self, in_flight: &VecDeque<(Job, Writes)>) -> Option<Job> {
         let mut state = self.state.borrow_mut();
-        if state.jobs.is_empty() && in_flight.is_empty() && self.receiver_waits.get() {
+        let is_idle = state.jobs.is_empty() && in_flight.is_empty();
+        if is_idle && self.receiver_waits.get() && state.is_flush_due() {
             state.flush(false, &self.counters);
         }
         let job = state.jobs.front()?;
@@ -442,6 +466,17 @@ impl BlockSink {
 }
 
 impl State {
+    fn note_packet(&mut self, len: u64) {
+        self.is_short = len < self.packet_len.max(EAGER_PACKET_BYTES);
+        self.packet_len = len;
+        self.gathers_since.get_or_insert_with(ring::now);
+    }
+
+    fn is_flush_due(&self) -> bool {
+        let is_due = |since| self.is_short || ring::now() >= since + GATHER_PATIENCE;
+        self.gathers_since.is_some_and(is_due)
+    }
+
     /// Appends checksums; one that covers a chunk again takes the place of the former.
     fn push_checksums(&mut self, checksums: Buffer, offset: u64) {
         if checksums.is_empty() {
@@ -521,6 +556,7 @@ impl State {
         self.jobs.push_back(Job { writes, meta, sync, on_disk, number: self.next_job });
         self.next_job += 1;
         self.submitted_end = end;
+        self.gathers_since = (end < self.end).then(ring::now);
     }
 
     /// Takes the checksums that lie before `limit` in the meta file.

@@ -237,7 +237,8 @@ impl BlockStream {
             if receiver.has_backlog() && receiver.room_len() < receiver.room_needed() {
                 continue;
             }
-            if !more_in_socket {
+            // More may have come while these packets were passed on.
+            if !more_in_socket && !connection.stream.available().is_ok_and(|count| count > 0) {
                 self.await_bytes(connection, &mut receiver).await?;
                 if receiver.has_backlog() {
                     // The wait was long, and the memory given back: what was there comes first.
