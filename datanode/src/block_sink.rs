@@ -93,6 +93,8 @@ pub struct BlockSink {
     work: Signal,
     /// Tells those who send acks of progress.
     pub progress: Rc<Signal>,
+    /// Tells a receiver that wants to give its memory back of progress.
+    drained: Signal,
     durable_end: Cell<u64>,
     jobs_done: Cell<u64>,
     receiver_waits: Cell<bool>,
@@ -183,6 +185,7 @@ impl BlockSink {
             state: RefCell::new(state),
             work: Signal::default(),
             progress: Rc::default(),
+            drained: Signal::default(),
             durable_end: Cell::new(end),
             jobs_done: Cell::new(0),
             receiver_waits: Cell::new(false),
@@ -249,6 +252,13 @@ impl BlockSink {
         self.receiver_waits.set(waits);
         if waits {
             self.work.set();
+        }
+    }
+
+    /// Resolves when everything received is on disk.
+    pub async fn drained(&self) {
+        while !self.is_drained() {
+            self.drained.changed().await;
         }
     }
 
@@ -327,6 +337,7 @@ impl BlockSink {
                 failure = self.start_jobs(&mut in_flight, &mut turn).await.err();
             }
             self.busy.set(!in_flight.is_empty());
+            self.drained.set();
             let Some((_, writes)) = in_flight.front_mut() else {
                 match failure {
                     Some(error) => return Err(self.failed(error)),

@@ -25,6 +25,15 @@ pub const PACKET_HEAD_MAX_BYTES: usize = 1 << 20;
 pub const WRITE_STREAM_SLABS_MAX: usize = 18;
 const _: () = assert!(WRITE_STREAM_SLABS_MAX * SLAB_BYTES >= PACKET_MAX_BYTES + 2 * SLAB_BYTES);
 
+/// Of a thread's slabs, this part is kept for streams nearer to the end of their pipeline, once for
+/// each datanode that still follows, up to [`RESERVE_LEVELS_MAX`]. Without it datanodes could wait for
+/// each other in a ring, all slabs of each full of packets for the next.
+pub const RESERVE_DIVISOR: usize = 8;
+pub const RESERVE_LEVELS_MAX: usize = 2;
+
+/// Readers leave this part of the slabs to writers.
+pub const READ_RESERVE_DIVISOR: usize = 2;
+
 /// Slabs that one reading stream may hold: O_DIRECT reads of 1 MiB gain up to depth 4 to 8.
 pub const READ_STREAM_SLABS_MAX: usize = 6;
 

@@ -192,6 +192,10 @@ impl PacketReceiver {
         !self.backlog.is_empty()
     }
 
+    pub fn backlog_len(&self) -> usize {
+        self.backlog.len()
+    }
+
     /// Payload moved since the last call.
     pub fn take_copied_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.copied_bytes)

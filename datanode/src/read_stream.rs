@@ -26,7 +26,7 @@ use ringfs_protocol::packet::PACKET_PREFIX_MAX_BYTES;
 use crate::block_reader::{ReadRange, put_prefix, read_filled};
 use crate::connection::Connection;
 use crate::error::Result;
-use crate::limits::{READ_PACKET_BYTES, READ_STREAM_SLABS_MAX};
+use crate::limits::{READ_PACKET_BYTES, READ_RESERVE_DIVISOR, READ_STREAM_SLABS_MAX};
 use crate::read_history::{Granules, ReadHistory};
 use crate::ring::{self, Buffer, BufferMut, SECTOR_BYTES, SLAB_BYTES, SendMessage, SlabShare};
 use crate::stored_checksums::StoredChecksums;
@@ -78,7 +78,7 @@ impl ReadStream {
             seqno: 0,
             read_offset: range.start / SECTOR * SECTOR,
             reads: VecDeque::new(),
-            share: ring::pool().share(ahead),
+            share: share_of_pool(ahead),
             range,
         }
     }
@@ -245,4 +245,10 @@ impl Pending {
             len -= part;
         }
     }
+}
+
+/// Readers leave a part of the pool to writers, however slow their clients are.
+fn share_of_pool(ahead: usize) -> SlabShare {
+    let pool = ring::pool();
+    pool.share(ahead, pool.total() / READ_RESERVE_DIVISOR)
 }

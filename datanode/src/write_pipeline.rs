@@ -40,13 +40,16 @@ use crate::block_sink::BlockSink;
 use crate::chunk_checksums::{ChunkChecksums, verify_pieces};
 use crate::connection::Connection;
 use crate::error::{DatanodeError, Result};
-use crate::limits::{HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, WRITE_STREAM_SLABS_MAX};
+use crate::limits::{
+    HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, RESERVE_DIVISOR, RESERVE_LEVELS_MAX,
+    WRITE_STREAM_SLABS_MAX,
+};
 use crate::mirror::Mirror;
 use crate::packet_receiver::{Packet, PacketReceiver};
 use crate::pipeline_acks::Awaiting;
 use crate::pipeline_setup::{Role, open, set_up_mirror, setup_reply};
 use crate::replica::Replica;
-use crate::ring::{self, Either, ReceiveMessage, SlabShare};
+use crate::ring::{self, BufferMut, Either, ReceiveMessage, SECTOR_BYTES, SLAB_BYTES, SlabShare};
 use crate::server::TransferServer;
 use crate::transitions::ReplicaWriter;
 
@@ -129,7 +132,7 @@ impl BlockStream {
             mirror,
             client_checksum,
             chunks: RefCell::new(chunks),
-            share: ring::pool().share(WRITE_STREAM_SLABS_MAX),
+            share: share_of_pool(request.targets.len()),
             awaiting: RefCell::default(),
             synced: Cell::new(false),
             patience: server.socket_timeout,
@@ -267,16 +270,37 @@ impl BlockStream {
     /// Gives the receiver slabs, so that a whole receive fits; waits only for what it cannot do
     /// without.
     async fn make_room(&self, receiver: &mut PacketReceiver) {
-        let needed = receiver.room_needed();
-        while receiver.room_len() < needed.max(RECEIVE_BYTES_MAX) {
-            let slab = match self.share.try_take_one() {
-                Some(slab) => slab,
-                None if receiver.room_len() >= needed => return,
-                None => self.share.take_one().await,
-            };
-            let room = if receiver.room_len() == 0 { self.sink.enter_slab(slab) } else { slab };
-            receiver.add_room(room);
+        while receiver.room_len() < receiver.room_needed().max(RECEIVE_BYTES_MAX) {
+            match self.share.try_take_one() {
+                Some(slab) => self.add_room(receiver, slab),
+                None if receiver.room_len() >= receiver.room_needed() => return,
+                None => self.wait_for_room(receiver).await,
+            }
         }
+    }
+
+    fn add_room(&self, receiver: &mut PacketReceiver, slab: BufferMut) {
+        let room = if receiver.room_len() == 0 { self.sink.enter_slab(slab) } else { slab };
+        receiver.add_room(room);
+    }
+
+    /// Waits for slabs of this stream that are being written. If the pool has none even then, the
+    /// stream lets go of what it holds of a packet before it waits for other streams: those that
+    /// wait for each other never would.
+    async fn wait_for_room(&self, receiver: &mut PacketReceiver) {
+        self.sink.set_receiver_waits(true);
+        match ring::race(self.share.take_one(), self.sink.drained()).await {
+            Either::First(slab) => self.add_room(receiver, slab),
+            Either::Second(()) => {
+                receiver.release();
+                self.sink.leave_slab();
+                let bytes = SECTOR_BYTES + receiver.backlog_len();
+                for slab in self.share.take(bytes.div_ceil(SLAB_BYTES)).await {
+                    self.add_room(receiver, slab);
+                }
+            }
+        }
+        self.sink.set_receiver_waits(false);
     }
 
     /// Waits for bytes. The disk flushes meanwhile; a stream that stays silent gives its slabs back.
@@ -373,4 +397,12 @@ impl BlockStream {
             mirror.push(&packet.header, parts);
         }
     }
+}
+
+/// A stream near the end of its pipeline may take the last slabs: the others can only get on when it
+/// does, and may hold all slabs of the datanodes before it.
+fn share_of_pool(targets: usize) -> SlabShare {
+    let pool = ring::pool();
+    let reserve = pool.total() / RESERVE_DIVISOR * targets.min(RESERVE_LEVELS_MAX);
+    pool.share(WRITE_STREAM_SLABS_MAX, reserve)
 }

@@ -302,7 +302,7 @@ struct PoolCore {
     /// Slabs below this have been handed out before.
     touched: Cell<usize>,
     register: Box<dyn Fn(usize, *mut u8, usize) -> Option<u16>>,
-    waiters: RefCell<VecDeque<(u64, Waker)>>,
+    waiters: RefCell<VecDeque<Waiter>>,
     next_ticket: Cell<u64>,
     /// The most slabs that were in use at a time.
     high_water: Cell<usize>,
@@ -314,6 +314,14 @@ pub struct SlabShare {
     pool: SlabPool,
     core: Rc<ShareCore>,
     max: usize,
+    /// Slabs that it leaves to others.
+    reserve: usize,
+}
+
+/// One who waits for slabs. Those who leave less to others come first, then those who came first.
+struct Waiter {
+    place: (usize, u64),
+    waker: Waker,
 }
 
 #[derive(Default)]
@@ -352,10 +360,11 @@ impl SlabPool {
         Ok(Self { core: Rc::new(core) })
     }
 
-    /// A share of the pool for one stream, of `max` slabs at a time.
-    pub fn share(&self, max: usize) -> SlabShare {
-        let max = max.min(self.core.slabs);
-        SlabShare { pool: self.clone(), core: Rc::default(), max }
+    /// A share of the pool for one stream: `max` slabs at a time, and none of the last `reserve`.
+    pub fn share(&self, max: usize, reserve: usize) -> SlabShare {
+        let reserve = reserve.min(self.core.slabs.saturating_sub(1));
+        let max = max.min(self.core.slabs - reserve);
+        SlabShare { pool: self.clone(), core: Rc::default(), max, reserve }
     }
 
     /// Slabs that are not handed out.
@@ -391,7 +400,7 @@ impl SlabShare {
         slab
     }
 
-    /// `count` slabs, if the share allows them and nobody waits for them before us.
+    /// `count` slabs, if the share allows them and nobody before us waits for them.
     pub fn try_take(&self, count: usize) -> Option<Vec<BufferMut>> {
         self.may_take(count).then(|| self.hand_out(count))
     }
@@ -399,8 +408,8 @@ impl SlabShare {
     fn may_take(&self, count: usize) -> bool {
         let pool = &self.pool.core;
         self.held() + count <= self.max
-            && pool.free_count() >= count
-            && pool.waiters.borrow().is_empty()
+            && pool.free_count() >= count + self.reserve
+            && pool.waiters.borrow().front().is_none_or(|first| first.place.0 > self.reserve)
     }
 
     /// `count` slabs (or the whole share, if that is less), waiting in line for them. To stay free
@@ -422,10 +431,13 @@ impl SlabShare {
     /// place.
     async fn wait_for_pool(&self, count: usize) -> Place<'_> {
         let pool = &self.pool.core;
-        let place = pool.queue();
+        let place = pool.queue(self.reserve);
         poll_fn(|context| {
             let is_first = place.is_first(context.waker());
-            if is_first && pool.free_count() >= count { Poll::Ready(()) } else { Poll::Pending }
+            match is_first && pool.free_count() >= count + self.reserve {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
         })
         .await;
         place
@@ -460,24 +472,23 @@ impl ShareCore {
 /// A place in the line for slabs, left by dropping it.
 struct Place<'a> {
     pool: &'a PoolCore,
-    ticket: u64,
+    place: (usize, u64),
 }
 
 impl Place<'_> {
     fn is_first(&self, waker: &Waker) -> bool {
         let mut waiters = self.pool.waiters.borrow_mut();
-        if let Some(mine) = waiters.iter_mut().find(|(ticket, _)| *ticket == self.ticket) {
-            mine.1.clone_from(waker);
-        } else {
-            waiters.push_back((self.ticket, waker.clone()));
+        match waiters.binary_search_by_key(&self.place, |waiter| waiter.place) {
+            Ok(mine) => waiters[mine].waker.clone_from(waker),
+            Err(index) => waiters.insert(index, Waiter { place: self.place, waker: waker.clone() }),
         }
-        waiters.front().is_some_and(|(ticket, _)| *ticket == self.ticket)
+        waiters.front().is_some_and(|first| first.place == self.place)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.pool.waiters.borrow_mut().retain(|(ticket, _)| *ticket != self.ticket);
+        self.pool.waiters.borrow_mut().retain(|waiter| waiter.place != self.place);
         self.pool.wake_first();
     }
 }
@@ -487,15 +498,15 @@ impl PoolCore {
         self.free.borrow().len() + self.slabs - self.touched.get()
     }
 
-    fn queue(&self) -> Place<'_> {
+    fn queue(&self, reserve: usize) -> Place<'_> {
         let ticket = self.next_ticket.get();
         self.next_ticket.set(ticket + 1);
-        Place { pool: self, ticket }
+        Place { pool: self, place: (reserve, ticket) }
     }
 
     fn wake_first(&self) {
-        if let Some((_, waker)) = self.waiters.borrow().front() {
-            waker.wake_by_ref();
+        if let Some(first) = self.waiters.borrow().front() {
+            first.waker.wake_by_ref();
         }
     }
 
