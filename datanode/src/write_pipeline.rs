@@ -229,13 +229,16 @@ impl BlockStream {
         let mut packets = VecDeque::new();
         let mut more_in_socket = receiver.has_backlog();
         loop {
+            // Before a new slab, for the sink moves its last partial sector there: what has arrived
+            // in the old one must be with the sink by then.
+            if !self.take_all(server, &mut packets)? {
+                return Ok(());
+            }
             self.make_room(&mut receiver).await;
             receiver.settle(&mut packets)?;
             server.counters.payload_bytes_copied.add(receiver.take_copied_bytes());
-            while let Some(packet) = packets.pop_front() {
-                if !self.take(server, packet)? {
-                    return Ok(());
-                }
+            if !self.take_all(server, &mut packets)? {
+                return Ok(());
             }
             if receiver.has_backlog() && receiver.room_len() < receiver.room_needed() {
                 continue;
@@ -329,6 +332,16 @@ impl BlockStream {
                 return Err(connection.failed(format!("no packet within {seconds} s")));
             }
         }
+    }
+
+    /// Passes packets on; `false` after the last of the stream.
+    fn take_all(&self, server: &TransferServer, packets: &mut VecDeque<Packet>) -> Result<bool> {
+        while let Some(packet) = packets.pop_front() {
+            if !self.take(server, packet)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Passes one packet on; `false` after the last of the stream.
