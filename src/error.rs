@@ -35,11 +35,23 @@ pub enum CommandError {
     Usage(String),
     #[error("read back {found} where {expected} was written, at byte {offset_bytes} of {file}")]
     Differs { file: String, offset_bytes: u64, expected: String, found: String },
+    #[error("goals missed: {}", .0.join(", "))]
+    GoalsMissed(Vec<String>),
+    #[error("{command}: {why}")]
+    JavaBench { command: String, why: String },
     #[error("stopped by a signal")]
     Interrupted,
 }
 
 impl CommandError {
+    /// Whether everything was measured, and this is what came out.
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Self::Bench(error) => error.is_verdict(),
+            error => matches!(error, Self::GoalsMissed(_)),
+        }
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Bench(BenchError::Usage(_)) => ExitCode::from(2),

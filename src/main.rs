@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod demo;
 mod error;
+mod goals;
 mod logging;
 mod mini;
 mod settings;

@@ -28,6 +28,8 @@ pub struct Report {
     /// Share of the machine's processor time that its host took for others during the run.
     pub steal_share: f64,
     pub measurements: Vec<Measurement>,
+    /// Goals, and whether these measurements meet them.
+    pub verdicts: Vec<Verdict>,
     /// Sentences for people: what was compared with what, what came out, what could not be measured.
     pub findings: Vec<String>,
 }
@@ -94,6 +96,46 @@ pub struct Latency {
     pub histogram_us: Histogram<u64>,
 }
 
+/// A figure held against a goal.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// The goal's name: `write-3`.
+    pub goal: String,
+    /// What was held against what, and in which unit.
+    pub what: String,
+    pub figure: f64,
+    /// What the figure is divided by to be held against the bound; without it the figure itself is.
+    pub against: Option<f64>,
+    #[serde(flatten)]
+    pub bound: Bound,
+    pub met: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Verdict {
+    /// Medians, as a rule. What is not a number meets nothing.
+    pub fn new(goal: &str, what: &str, figure: f64, against: Option<f64>, bound: Bound) -> Self {
+        let mut verdict =
+            Self { goal: goal.into(), what: what.into(), figure, against, bound, met: false };
+        verdict.met = match bound {
+            Bound::AtLeast(least) => verdict.judged() >= least,
+            Bound::AtMost(most) => verdict.judged() <= most,
+        };
+        verdict
+    }
+
+    /// What is held against the bound.
+    pub fn judged(&self) -> f64 {
+        self.against.map_or(self.figure, |against| self.figure / against)
+    }
+}
+
 impl Run {
     pub fn gb_per_s(&self) -> f64 {
         self.bytes as f64 / 1e9 / self.elapsed.as_secs_f64().max(1e-9)
@@ -157,4 +199,22 @@ fn spectrum<S: serde::Serializer>(
             .collect(),
     };
     spectrum.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_holds_the_ratio_or_the_figure_against_its_bound() {
+        let met = |figure, against, bound| Verdict::new("g", "w", figure, against, bound).met;
+        assert!(met(1.9, Some(2.0), Bound::AtLeast(0.95)));
+        assert!(!met(1.89, Some(2.0), Bound::AtLeast(0.95)));
+        assert!(met(0.5, Some(2.0), Bound::AtMost(0.25)));
+        assert!(!met(f64::NAN, None, Bound::AtMost(0.0)));
+        assert!(met(0.0, None, Bound::AtMost(0.0)));
+        let verdict = Verdict::new("g", "w", 3.0, Some(2.0), Bound::AtLeast(1.0));
+        let json = serde_json::to_value(&verdict).unwrap();
+        assert_eq!((&json["at_least"], &json["met"]), (&1.0.into(), &true.into()));
+    }
 }

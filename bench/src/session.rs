@@ -10,7 +10,7 @@ use ringfs_tuning::host::StealTime;
 
 use crate::machine::Machine;
 use crate::output;
-use crate::report::{Measurement, Report, SCHEMA_VERSION};
+use crate::report::{Measurement, Report, SCHEMA_VERSION, Verdict};
 use crate::{BenchError, REPORT_VARIABLE};
 
 #[derive(Clone, Debug, Default, Args)]
@@ -58,6 +58,7 @@ impl Session {
             machine,
             steal_share: 0.0,
             measurements: Vec::new(),
+            verdicts: Vec::new(),
             findings: Vec::new(),
         };
         let progress = Progress::start(&options);
@@ -83,6 +84,18 @@ impl Session {
 
     pub fn add(&mut self, measurement: Measurement) {
         self.report.measurements.push(measurement);
+    }
+
+    pub fn judge(&mut self, verdict: Verdict) {
+        self.report.verdicts.push(verdict);
+    }
+
+    /// Names of the goals that were missed so far.
+    pub fn missed(&self) -> Vec<String> {
+        let missed = self.report.verdicts.iter().filter(|verdict| !verdict.met);
+        let mut goals: Vec<String> = missed.map(|verdict| verdict.goal.clone()).collect();
+        goals.dedup();
+        goals
     }
 
     pub fn find(&mut self, sentence: impl Into<String>) {

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 
 use bytes::BytesMut;
+use ringfs_protocol::block::Block;
 use ringfs_protocol::messages::Status;
 use ringfs_protocol::packet::{OOB_SEQNO, Replies, encode_ack};
 use smallvec::smallvec;
@@ -11,7 +12,7 @@ use tracing::debug;
 
 use crate::error::{DatanodeError, Result};
 use crate::pipeline_setup::{Role, setup_reply};
-use crate::ring::{self, TcpStream};
+use crate::ring::{self, TaskHandle, TcpStream};
 use crate::server::TransferServer;
 use crate::transitions::ReplicaWriter;
 use crate::write_pipeline::BlockStream;
@@ -49,12 +50,18 @@ impl BlockStream {
         writer: &RefCell<Option<ReplicaWriter>>,
     ) -> Result<()> {
         let mut out = BytesMut::new();
+        let mut completion = None;
         loop {
             let mut last = None;
+            if completion.is_none() && self.may_complete() {
+                completion = self.begin_completion(server, writer);
+            }
             while let Some(done) = self.next_done(&mut out)? {
                 if done.is_last {
                     if done.status == Status::Success {
-                        self.complete(server, writer).await?;
+                        let begun = completion.take();
+                        self.complete(begun.or_else(|| self.begin_completion(server, writer)))
+                            .await?;
                     }
                     last = Some((done.status, done.seqno));
                 }
@@ -84,10 +91,7 @@ impl BlockStream {
         let mut queue = self.awaiting.borrow_mut();
         loop {
             let Some(front) = queue.front() else { return Ok(None) };
-            let is_here = front.end <= self.sink.durable_end()
-                && front.job <= self.sink.jobs_done()
-                || front.status != Status::Success;
-            if !is_here {
+            if !self.is_stored(front) && front.status == Status::Success {
                 return Ok(None);
             }
             let below = match &self.mirror {
@@ -145,26 +149,45 @@ impl BlockStream {
         }
     }
 
+    /// Whether only the end of the block is left, and every datanode has acknowledged all of its data:
+    /// then none waits for the ones below to begin with it.
+    fn may_complete(&self) -> bool {
+        self.awaiting.borrow().front().is_some_and(|front| {
+            front.is_last
+                && front.end <= self.replica.bytes_acked()
+                && front.status == Status::Success
+                && self.is_stored(front)
+        })
+    }
+
+    fn is_stored(&self, packet: &Awaiting) -> bool {
+        packet.end <= self.sink.durable_end() && packet.job <= self.sink.jobs_done()
+    }
+
     /// The block is all here: FINALIZED, or RBW again for a pipeline that goes on.
-    async fn complete(
+    fn begin_completion(
         &self,
         server: &TransferServer,
         writer: &RefCell<Option<ReplicaWriter>>,
-    ) -> Result<()> {
-        let taken = writer.borrow_mut().take();
-        let Some(mut writer) = taken else { return Ok(()) };
+    ) -> Option<TaskHandle<Result<Block>>> {
+        let mut writer = writer.borrow_mut().take()?;
         writer.file_len = self.sink.file_len();
         let (dataset, synced) = (server.dataset.clone(), self.synced.get());
         let is_transfer_rbw = self.role == Role::TransferRbw;
         // A task of its own: a stop of this stream must not cut a transition off half-way.
-        let completion = ring::spawn(async move {
+        Some(ring::spawn(async move {
             match is_transfer_rbw {
                 true => dataset.convert_temporary_to_rbw(writer).await,
                 false => dataset.finalize(writer, synced, None).await,
             }
-        });
-        let block = completion.join().await?;
-        debug!(%block, "written");
+        }))
+    }
+
+    async fn complete(&self, begun: Option<TaskHandle<Result<Block>>>) -> Result<()> {
+        if let Some(completion) = begun {
+            let block = completion.join().await?;
+            debug!(%block, "written");
+        }
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use crate::error::{DatanodeError, Result};
 use crate::limits::TIMEOUT_PER_TARGET;
 use crate::mirror::Mirror;
 use crate::peer;
+use crate::ring;
 use crate::server::TransferServer;
 use crate::transitions::{CreateReplica, ReplicaWriter};
 
@@ -55,8 +56,29 @@ impl Role {
     }
 }
 
+/// What [`set_up_mirror`] finds.
+pub type MirrorSetup = (Option<Rc<Mirror>>, Status, String);
+
+/// Opens the replica here and connects the next datanode. For a new block both at once, so that a
+/// pipeline's set-up takes as long as its slowest datanode, not as all together; what a refusal here
+/// leaves behind there is a replica without a byte, as when a client gives up. Replicas that exist
+/// change in the order of the pipeline.
+pub async fn set_up(
+    server: &TransferServer,
+    request: &OpWriteBlockProto,
+    role: Role,
+) -> (Result<Option<ReplicaWriter>>, MirrorSetup) {
+    if role == Role::Pipeline(Stage::PipelineSetupCreate) {
+        return ring::join(open(server, request, role), set_up_mirror(server, request, role)).await;
+    }
+    match open(server, request, role).await {
+        Ok(writer) => (Ok(writer), set_up_mirror(server, request, role).await),
+        Err(error) => (Err(error), (None, Status::Error, String::new())),
+    }
+}
+
 /// The replica to write to; `None` when there is nothing to write (CLOSE_RECOVERY).
-pub async fn open(
+async fn open(
     server: &TransferServer,
     request: &OpWriteBlockProto,
     role: Role,
@@ -98,11 +120,11 @@ pub async fn open(
 
 /// Connects the next datanode, if there is one: the mirror, the pipeline's status and, as clients
 /// compare it byte for byte, `ip:port` of the datanode that failed.
-pub async fn set_up_mirror(
+async fn set_up_mirror(
     server: &TransferServer,
     request: &OpWriteBlockProto,
     role: Role,
-) -> (Option<Rc<Mirror>>, Status, String) {
+) -> MirrorSetup {
     let Some(target) = request.targets.first() else {
         return (None, Status::Success, String::new());
     };

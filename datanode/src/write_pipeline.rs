@@ -47,7 +47,7 @@ use crate::limits::{
 use crate::mirror::Mirror;
 use crate::packet_receiver::{Packet, PacketReceiver};
 use crate::pipeline_acks::Awaiting;
-use crate::pipeline_setup::{Role, open, set_up_mirror, setup_reply};
+use crate::pipeline_setup::{Role, set_up, setup_reply};
 use crate::replica::Replica;
 use crate::ring::{self, BufferMut, Either, ReceiveMessage, SECTOR_BYTES, SLAB_BYTES, SlabShare};
 use crate::server::TransferServer;
@@ -60,7 +60,8 @@ pub async fn serve(
     request: OpWriteBlockProto,
 ) -> Result<()> {
     let role = Role::of(&request)?;
-    let writer = match open(server, &request, role).await {
+    let (writer, (mirror, status, bad_link)) = set_up(server, &request, role).await;
+    let writer = match writer {
         Ok(writer) => writer,
         Err(error) => {
             warn!(block = %request.header.base_header.block.block_id, peer = connection.peer, %error,
@@ -69,7 +70,6 @@ pub async fn serve(
             return if role.has_setup_reply() { connection.send(reply).await } else { Err(error) };
         }
     };
-    let (mirror, status, bad_link) = set_up_mirror(server, &request, role).await;
     if role.has_setup_reply() {
         let message = (status != Status::Success).then(|| format!("no pipeline to {bad_link}"));
         let replied = connection.send(setup_reply(status, bad_link, message)).await;

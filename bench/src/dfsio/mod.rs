@@ -10,8 +10,10 @@
 //! | small | `clients` each create, write and close files of `size`, one after the other | files, latency |
 //!
 //! Everything happens in a directory of the run's own, which goes at the end, also after a failure
-//! (a run that is killed leaves it). Files written are deleted before the next run, and the datanodes are given time to do so:
-//! an unlink of the run before would be measured otherwise.
+//! (a run that is killed leaves it). Files written are deleted before the next run, and the datanodes
+//! are given time to do so: an unlink of the run before would be measured otherwise. Small files stay
+//! until the end: ext4 passes over inodes that were deleted within the last minutes one by one, and
+//! their next run would measure that search.
 
 mod classic;
 mod pattern;
@@ -22,6 +24,7 @@ mod workload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -122,6 +125,8 @@ pub struct Dfsio {
     processes: Vec<NamedProcess>,
     scratch: ScratchDirectory,
     pattern: Pattern,
+    /// Runs of small files so far, each in a directory of its own.
+    small_runs: AtomicU32,
 }
 
 /// A run, and what TestDFSIO says of its streams in the modes that it has.
@@ -233,7 +238,9 @@ impl Dfsio {
         })?;
         let pattern = Pattern::new();
         let options = options.clone();
-        let dfsio = Self { options, runtime, file_system, side, processes, scratch, pattern };
+        let small_runs = AtomicU32::new(0);
+        let dfsio =
+            Self { options, runtime, file_system, side, processes, scratch, pattern, small_runs };
         if matches!(dfsio.options.mode, Mode::Read | Mode::Pread) {
             let written = dfsio.runtime.block_on(streams::write(dfsio.workload(Meter::default())));
             if let Err(error) = written {
@@ -335,10 +342,15 @@ impl Dfsio {
     }
 
     fn workload(&self, meter: Meter) -> Workload {
+        let mut directory = self.scratch.path.clone();
+        if self.options.mode == Mode::Small {
+            let run = self.small_runs.fetch_add(1, Ordering::Relaxed);
+            directory += &format!("/run_{run}");
+        }
         Workload {
             client: self.file_system.client.clone(),
             options: Arc::new(self.options.clone()),
-            directory: self.scratch.path.clone(),
+            directory,
             pattern: self.pattern.clone(),
             meter: Arc::new(meter),
         }
@@ -346,7 +358,7 @@ impl Dfsio {
 
     /// Before the next run, which would have the datanodes' deletions beside it.
     fn delete_what_was_written(&self, used_before: u64) -> Result<(), BenchError> {
-        if self.options.keep || matches!(self.options.mode, Mode::Read | Mode::Pread) {
+        if self.options.keep || !matches!(self.options.mode, Mode::Write | Mode::Append) {
             return Ok(());
         }
         self.runtime.block_on(async {

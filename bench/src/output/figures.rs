@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::report::{Measurement, Report, Run};
+use crate::report::{Bound, Measurement, Report, Run, Verdict};
 use crate::statistics::{Summary, median};
 
 /// Measurements that stand together, in the order in which they came.
@@ -48,6 +48,29 @@ pub fn groups(report: &Report) -> Vec<Group<'_>> {
         }
     }
     groups
+}
+
+/// Heads and rows of cells.
+pub fn verdicts(verdicts: &[Verdict]) -> ([&'static str; 6], Vec<[String; 6]>) {
+    let cells = |verdict: &Verdict| {
+        let (sign, bound) = match verdict.bound {
+            Bound::AtLeast(least) => ("at least", least),
+            Bound::AtMost(most) => ("at most", most),
+        };
+        let times = if verdict.against.is_some() { "x" } else { "" };
+        [
+            verdict.goal.clone(),
+            verdict.what.clone(),
+            number(verdict.figure),
+            verdict
+                .against
+                .map(|against| format!("{:.3}x of {}", verdict.judged(), number(against)))
+                .unwrap_or_default(),
+            format!("{sign} {bound}{times}"),
+            if verdict.met { "met" } else { "missed" }.to_owned(),
+        ]
+    };
+    (["goal", "what", "figure", "ratio", "bound", "verdict"], verdicts.iter().map(cells).collect())
 }
 
 impl Group<'_> {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::figures::{Group, Row, groups, microseconds, number};
+use super::figures::{self, Group, Row, groups, microseconds, number};
 use super::plots::{self, Axis, Bar, Line, Stack, escape};
 use super::table::command_line;
 use crate::report::{Report, Run};
@@ -26,6 +26,7 @@ pub fn of(report: &Report) -> String {
     )
     .expect("a string takes all");
     write_head(&mut page, report, &title);
+    write_verdicts(&mut page, report);
     for group in groups(report) {
         write_group(&mut page, &group);
     }
@@ -50,6 +51,24 @@ fn write_head(page: &mut String, report: &Report, title: &str) {
         let items = report.findings.iter().map(|finding| format!("<li>{}</li>", escape(finding)));
         *page += &format!("<ul class=\"findings\">{}</ul>\n", items.collect::<String>());
     }
+}
+
+fn write_verdicts(page: &mut String, report: &Report) {
+    if report.verdicts.is_empty() {
+        return;
+    }
+    let (heads, rows) = figures::verdicts(&report.verdicts);
+    let head = heads.map(|head| format!("<th scope=\"col\">{head}</th>"));
+    let row = |row: &[String; 6]| {
+        let cells = row.each_ref().map(|cell| format!("<td>{}</td>", escape(cell)));
+        format!("<tr>{}</tr>", cells.concat())
+    };
+    *page += &format!(
+        "<section><h2>Goals</h2><div class=\"wide\"><table><thead><tr>{}</tr></thead>\
+         <tbody>{}</tbody></table></div></section>\n",
+        head.concat(),
+        rows.iter().map(row).collect::<String>()
+    );
 }
 
 fn write_group(page: &mut String, group: &Group<'_>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::machine::Machine;
 use crate::report::{
-    Latency, Measurement, ProcessCpu, Report, Run, SCHEMA_VERSION, Side, TimePoint,
+    Bound, Latency, Measurement, ProcessCpu, Report, Run, SCHEMA_VERSION, Side, TimePoint, Verdict,
 };
 
 pub fn report() -> Report {
@@ -22,6 +22,13 @@ pub fn report() -> Report {
             measurement("ours & <theirs>", Side::Ours, 0.5),
             operations("create"),
         ],
+        verdicts: vec![Verdict::new(
+            "write-3",
+            "ours & floor, GB/s",
+            0.95,
+            Some(2.0),
+            Bound::AtLeast(0.5),
+        )],
         findings: vec!["Ours is at 80 % of the \"floor\" <here>.".to_owned()],
     }
 }

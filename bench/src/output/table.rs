@@ -4,14 +4,15 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::figures::{Group, groups, number};
-use crate::report::Report;
+use super::figures::{self, Group, groups, number};
+use crate::report::{Report, Verdict};
 
 pub fn of(report: &Report) -> String {
     let mut text = String::new();
     for group in groups(report) {
         write_group(&mut text, &group);
     }
+    write_verdicts(&mut text, &report.verdicts);
     for finding in &report.findings {
         text += finding;
         text += "\n";
@@ -38,6 +39,20 @@ pub fn command_line(words: &[String]) -> String {
         format!("'{}'", word.replace('\'', r"'\''"))
     });
     quoted.collect::<Vec<_>>().join(" ")
+}
+
+fn write_verdicts(text: &mut String, verdicts: &[Verdict]) {
+    if verdicts.is_empty() {
+        return;
+    }
+    let (heads, rows) = figures::verdicts(verdicts);
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(heads).add_rows(rows);
+    for line in table.lines() {
+        writeln!(text, "{}", line.trim_end()).expect("a string takes all");
+    }
+    text.push('\n');
 }
 
 fn write_group(text: &mut String, group: &Group<'_>) {

@@ -29,6 +29,29 @@ pub async fn race<A: Future, B: Future>(first: A, second: B) -> Either<A::Output
     .await
 }
 
+/// Resolves with both, which take turns on this thread.
+pub async fn join<A: Future, B: Future>(first: A, second: B) -> (A::Output, B::Output) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let (mut first_output, mut second_output) = (None, None);
+    poll_fn(|context| {
+        if first_output.is_none()
+            && let Poll::Ready(output) = first.as_mut().poll(context)
+        {
+            first_output = Some(output);
+        }
+        if second_output.is_none()
+            && let Poll::Ready(output) = second.as_mut().poll(context)
+        {
+            second_output = Some(output);
+        }
+        if first_output.is_none() || second_output.is_none() {
+            return Poll::Pending;
+        }
+        Poll::Ready(first_output.take().zip(second_output.take()).expect("both are there"))
+    })
+    .await
+}
+
 pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, TimedOut> {
     match race(future, sleep(duration)).await {
         Either::First(output) => Ok(output),

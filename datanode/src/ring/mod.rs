@@ -39,9 +39,10 @@ pub use executor::{
     Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, sleep, sleep_until, spawn,
 };
 pub use file::{File, OpenOptions, WriteAll};
-pub use future::{Either, Signal, TimedOut, race, timeout, yield_now};
+pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Received, TcpListener, TcpStream};
+pub use page_cache::cached_bytes;
 pub use uring::LEAST_KERNEL;
 pub use zero_copy_receive::{ZeroCopyReceive, of_network_cards};
 

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::sendfile;
 use rustix::io::{Errno, ReadWriteFlags, ioctl_fionbio, preadv2};
@@ -40,17 +40,13 @@ struct Cachestat {
 impl File {
     /// Whether the page cache holds all of the range, which is not empty and within the file.
     pub fn is_cached(&self, offset: u64, len: u64) -> bool {
-        let range = CachestatRange { offset, len };
-        let mut found = Cachestat::default();
-        let fd = self.descriptor.as_raw_fd();
-        // SAFETY: both structures are laid out as the kernel's, and outlive the call.
-        let result =
-            unsafe { libc::syscall(SYS_CACHESTAT, fd, &raw const range, &raw mut found, 0) };
+        let found = cached_pages(self.descriptor.as_fd(), offset, len);
         let page = SECTOR_BYTES as u64;
         let pages = (offset + len).div_ceil(page) - offset / page;
         // Pages that are still being read count as cached: the last one tells.
         let mut last = [0];
-        result == 0 && found.cached >= pages && self.read_cached(&mut last, offset + len - 1) == 1
+        found.is_ok_and(|found| found >= pages)
+            && self.read_cached(&mut last, offset + len - 1) == 1
     }
 
     /// Copies what the page cache holds from `offset` on; 0 where it does not hold the first byte.
@@ -58,6 +54,22 @@ impl File {
         let flags = ReadWriteFlags::NOWAIT;
         preadv2(&self.descriptor, &mut [IoSliceMut::new(buffer)], offset, flags).unwrap_or(0)
     }
+}
+
+/// Bytes of a file that the page cache holds, in whole pages.
+pub fn cached_bytes(file: &std::fs::File) -> io::Result<u64> {
+    // A length of 0 means up to the end.
+    let pages = cached_pages(file.as_fd(), 0, 0)?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+fn cached_pages(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+    let range = CachestatRange { offset, len };
+    let mut found = Cachestat::default();
+    let fd = file.as_raw_fd();
+    // SAFETY: both structures are laid out as the kernel's, and outlive the call.
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, fd, &raw const range, &raw mut found, 0) };
+    if result == 0 { Ok(found.cached) } else { Err(io::Error::last_os_error()) }
 }
 
 impl TcpStream {
