@@ -31,7 +31,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Measure this machine, a cluster, and one against the other
-    Bench(bench::Bench),
+    Bench(Box<bench::Bench>),
     /// Run a datanode
     Datanode(ringfs_datanode::DatanodeCommand),
     /// Work with files, as `hdfs dfs` does; `ringfs dfs -help` lists the commands
