@@ -18,7 +18,7 @@ fn slabs(criterion: &mut Criterion) {
             |bench| {
                 bench.iter_custom(|times| {
                     on_a_ring(async move {
-                        let share = ring::pool().share(count);
+                        let share = ring::pool().share(count, 0);
                         drop(share.try_take(count));
                         let started = Instant::now();
                         for _ in 0..times {
@@ -46,7 +46,7 @@ async fn hand_over(times: u64) -> Duration {
 
 async fn take_and_give(times: u64) {
     let all = ring::pool().total();
-    let share = ring::pool().share(all);
+    let share = ring::pool().share(all, 0);
     for _ in 0..times {
         let slabs = share.take(all).await;
         let_others_run().await;
@@ -71,7 +71,7 @@ fn packets(criterion: &mut Criterion) {
     criterion.bench_function("cut a slab into packets and join them for a write", |bench| {
         bench.iter_custom(|times| {
             on_a_ring(async move {
-                let share = ring::pool().share(1);
+                let share = ring::pool().share(1, 0);
                 drop(share.try_take(1));
                 let started = Instant::now();
                 for _ in 0..times {
