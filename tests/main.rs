@@ -6,6 +6,7 @@ mod cluster;
 
 mod bad_bytes;
 mod bad_input;
+mod bench_goals;
 mod bench_on_cluster;
 mod bench_pipeline;
 mod cli;

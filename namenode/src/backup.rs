@@ -49,9 +49,12 @@ pub fn back_up(directory: &Path, target: &Path) -> Result<u64> {
 pub async fn serve(directory: PathBuf, store: Arc<Store>) {
     let path = socket(&directory);
     // The store is ours alone, so a socket that is there is one that a killed namenode left.
-    let _ = fs::remove_file(&path);
-    let bound = UnixListener::bind(&path).and_then(|listener| {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    // It gets its name when nobody else may use it any more.
+    let unnamed = path.with_extension("new");
+    let _ = fs::remove_file(&unnamed);
+    let bound = UnixListener::bind(&unnamed).and_then(|listener| {
+        fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&unnamed, &path)?;
         Ok(listener)
     });
     let listener = match bound {

@@ -277,7 +277,8 @@ mod tests {
                 downstream = Some(listener.local_addr().unwrap());
                 nodes.push(scope.spawn(move || node.serve(&listener, || Ok(())).unwrap()));
             }
-            let run = drive(options, &layout, downstream.unwrap()).unwrap();
+            let run = drive(options, &layout, downstream.unwrap());
+            let run = run.unwrap_or_else(|error| panic!("{}: {error:?}", options.engine.name()));
             (run, nodes.into_iter().map(|node| node.join().unwrap()).collect())
         })
     }
