@@ -7,6 +7,7 @@ use ringfs_protocol::messages::Status;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::data_path_tests::{Client, Datanode, bytes, create, send_evenly};
+use crate::limits::READ_PACKET_BYTES;
 
 const BLOCK: usize = 8 << 20;
 const PACKET: usize = 64_512;
@@ -95,6 +96,8 @@ fn blocks_cross_to_another_host_in_place_and_every_slab_comes_back() {
     // A veth pair hands packets to a socket of the same kernel, which copies them: every one of the
     // six connections found out, and sent the rest plainly.
     assert_eq!(near.server.counters.zero_copy_sends_copied.get(), sends());
-    assert!(sends() <= 6 * 12, "{} sends in place", sends());
+    // How many are under way when the kernel's first reports come is a matter of timing.
+    let all = 3 * (BLOCK.div_ceil(PACKET) + BLOCK.div_ceil(READ_PACKET_BYTES as usize)) as u64;
+    assert!(sends() <= all / 2, "{} of {all} sends in place", sends());
     assert_eq!(far.server.counters.zero_copy_sends.get(), 0, "it sends nothing large to others");
 }
