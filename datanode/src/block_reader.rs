@@ -46,10 +46,14 @@ pub async fn serve(
         Err(error) => return refuse(connection, &block, error).await,
     };
     let (start, end) = (range.start, range.end);
+    let replica = range.open.replica.clone();
     let (sent, bytes) = if end - start <= SMALL_READ_BYTES {
         let message = match small_read::message(&range, &server.reads).await {
             Ok(message) => message,
-            Err(error) => return refuse(connection, &block, error).await,
+            Err(error) => {
+                server.dataset.note_failure(&replica, &error);
+                return refuse(connection, &block, error).await;
+            }
         };
         let sent = connection.send_message(message).await.map(drop);
         let bytes = if sent.is_ok() { end - start } else { 0 };
@@ -67,7 +71,10 @@ pub async fn serve(
             debug!(%block, %error, "reader is gone");
             return Ok(false);
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            server.dataset.note_failure(&replica, &error);
+            return Err(error);
+        }
     }
     read_status(connection, server.socket_timeout).await
 }
@@ -159,7 +166,8 @@ impl ReadRange {
             };
             return Err(unfit(why));
         }
-        let open = open_replicas::open(&replica).await?;
+        let open = open_replicas::open(&replica).await;
+        let open = open.inspect_err(|error| server.dataset.note_failure(&replica, error))?;
         let checksum = open.checksum;
         let chunk_len = u64::from(checksum.bytes_per_checksum);
         Ok(Self {

@@ -12,7 +12,8 @@
 //! fast writer gets writes of a slab, and one that flushes an ack without delay.
 //!
 //! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
-//! They complete in order. After a failed write nothing more is written or acknowledged.
+//! They complete in order. After a failed write nothing more is written or acknowledged, and what is
+//! in the files already is not trusted (`failed_writes`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -334,13 +335,13 @@ impl BlockSink {
                 self.take_turn(&mut turn).await;
             }
             if failure.is_none() && !self.closing.get() {
-                failure = self.start_jobs(&mut in_flight, &mut turn).await.err();
+                self.start_jobs(&mut in_flight, &mut turn).await;
             }
             self.busy.set(!in_flight.is_empty());
             self.drained.set();
             let Some((_, writes)) = in_flight.front_mut() else {
                 match failure {
-                    Some(error) => return Err(self.failed(error)),
+                    Some(error) => return Err(error),
                     None if self.closing.get() => return Ok(()),
                     None => self.work_or_patience().await,
                 }
@@ -355,8 +356,9 @@ impl BlockSink {
                     Ok(()) => self.finish(job).await,
                     Err(error) => Err(error),
                 };
-                failure = done.err();
+                failure = done.err().map(|error| self.failed(error));
             }
+            self.replica.volume().health().write_ends();
         }
     }
 
@@ -371,18 +373,15 @@ impl BlockSink {
         }
     }
 
-    async fn start_jobs(
-        &self,
-        in_flight: &mut VecDeque<(Job, Writes)>,
-        turn: &mut Option<Turn>,
-    ) -> io::Result<()> {
+    async fn start_jobs(&self, in_flight: &mut VecDeque<(Job, Writes)>, turn: &mut Option<Turn>) {
         let takes_turns = self.replica.volume().turns().is_some();
         loop {
             if takes_turns && turn.as_ref().is_none_or(|turn| turn.left_bytes == 0) {
-                return Ok(());
+                return;
             }
             let next = self.next_job(in_flight);
-            let Some(job) = next else { return Ok(()) };
+            let Some(job) = next else { return };
+            self.replica.volume().health().write_begins();
             if let Some(turn) = turn {
                 let bytes = job.writes.iter().map(|(data, _)| data.len() as u64).sum();
                 turn.left_bytes = turn.left_bytes.saturating_sub(bytes);
@@ -450,17 +449,8 @@ impl BlockSink {
         self.meta_message.set(Some(message));
         self.state.borrow_mut().spare_meta.push(job.meta);
         if job.sync {
-            self.data.sync_data().await?;
-            self.meta.sync_data().await?;
-            if !self.names_synced.replace(true) {
-                ring::fs::sync_dir(
-                    &self
-                        .replica
-                        .volume()
-                        .replica_dir(self.replica.original_state(), self.replica.id()),
-                )
-                .await?;
-            }
+            // Whatever it is that a sync finds wrong, ENOSPC included, concerns what was written.
+            self.sync().await.inspect_err(|_| self.replica.note_failed_write())?;
         }
         self.replica.set_on_disk(job.on_disk);
         self.durable_end.set(job.on_disk.len);
@@ -470,9 +460,26 @@ impl BlockSink {
         Ok(())
     }
 
+    async fn sync(&self) -> io::Result<()> {
+        self.data.sync_data().await?;
+        self.meta.sync_data().await?;
+        if !self.names_synced.replace(true) {
+            let replica = &self.replica;
+            let dir = replica.volume().replica_dir(replica.original_state(), replica.id());
+            ring::fs::sync_dir(&dir).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the volume checked; and where more than room was wanting, the replica distrusted.
     fn failed(&self, source: io::Error) -> DatanodeError {
+        if !matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
+            self.replica.note_failed_write();
+        }
         let path = self.replica.files().data;
-        DatanodeError::Io { what: format!("writing {}", path.display()), source }
+        let error = DatanodeError::Io { what: format!("writing {}", path.display()), source };
+        self.replica.volume().suspect(&error);
+        error
     }
 }
 

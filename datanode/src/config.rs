@@ -9,6 +9,7 @@ use ringfs_protocol::settings::{self, Setting};
 use ringfs_protocol::site_config::{Configuration, StorageDirectory as StorageLocation};
 
 use crate::error::Result;
+use crate::failed_volumes::Tolerated;
 use crate::storage_directory::host_name;
 use crate::volume::BlockData;
 use crate::volume_profile::Medium;
@@ -29,6 +30,8 @@ pub struct DatanodeConfig {
     pub http_address: SocketAddr,
     pub host_name: String,
     pub reserved_bytes: u64,
+    pub failed_volumes_tolerated: Tolerated,
+    pub disk_check_timeout: Duration,
     pub direct_io: bool,
     /// Whether what is read again goes through the page cache.
     pub read_cache: bool,
@@ -58,9 +61,12 @@ impl DatanodeConfig {
         block_data: BlockData,
     ) -> Result<Self> {
         let configured = configuration;
+        let data_dirs = data_dirs(configured, block_data)?;
         Ok(Self {
+            failed_volumes_tolerated: Tolerated::from_configuration(configured, data_dirs.len())?,
+            disk_check_timeout: interval(configured, &settings::DFS_DATANODE_DISK_CHECK_TIMEOUT)?,
             namenode_address: namenode_address(configured)?,
-            data_dirs: data_dirs(configured, block_data)?,
+            data_dirs,
             block_data,
             data_dir_mode: data_dir_mode(configured)?,
             transfer_address: socket_address(configured, &settings::DFS_DATANODE_ADDRESS)?,

@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock};
 use ringfs_protocol::block_report::ReportedReplica;
 use ringfs_protocol::messages::StorageTypeProto;
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, Notify};
 use tracing::{info, warn};
 
 use crate::block_reports::{BlockChange, ReportQueue};
@@ -23,6 +23,8 @@ use crate::replica::{Replica, ReplicaEvent};
 use crate::replica_length::DEFAULT_CHECKSUM;
 use crate::start_scan::{FoundReplica, scan_volumes};
 use crate::volume::{SpacePromise, Volume};
+use crate::volume_health::VolumeFailure;
+use crate::volume_watch;
 
 /// Power of two: the shard is taken from the block id's low bits, which are consecutive.
 const SHARDS: usize = 64;
@@ -37,16 +39,20 @@ pub struct Dataset {
     deleters: Vec<Deleter>,
     shards: [Shard; SHARDS],
     reports: Arc<ReportQueue>,
+    /// Directories that could not be opened at start.
+    failed_at_start: Vec<VolumeFailure>,
+    volume_failed: Arc<Notify>,
     /// Where the next choice among equal volumes begins.
     next_volume: AtomicUsize,
     pub(crate) sync_on_close: bool,
 }
 
 impl Dataset {
-    /// Reads what the volumes hold.
+    /// Reads what the volumes hold, and has each watched; one that cannot be read has failed.
     pub fn open(
         pool_id: &str,
         volumes: Vec<Arc<Volume>>,
+        failed_at_start: Vec<VolumeFailure>,
         delete_duplicates: bool,
         sync_on_close: bool,
     ) -> Result<Self> {
@@ -61,16 +67,56 @@ impl Dataset {
             deleters,
             shards: std::array::from_fn(|_| Shard::default()),
             reports,
+            failed_at_start,
+            volume_failed: Arc::default(),
             next_volume: AtomicUsize::new(0),
             sync_on_close,
         };
-        let scans = scan_volumes(&dataset.volumes)?;
-        for (volume, found) in dataset.volumes.iter().zip(scans) {
-            for replica in found {
-                dataset.add_found(volume, replica, delete_duplicates);
+        let scans = scan_volumes(&dataset.volumes);
+        for ((volume, deleter), scan) in dataset.volumes.iter().zip(&dataset.deleters).zip(scans) {
+            match scan.and_then(|found| deleter.retire_leftovers().map(|()| found)) {
+                Ok(found) => found.into_iter().for_each(|replica| {
+                    dataset.add_found(volume, replica, delete_duplicates);
+                }),
+                Err(error) => volume.mark_failed(&error),
             }
+            volume_watch::start(volume, dataset.volume_failed.clone())?;
         }
         Ok(dataset)
+    }
+
+    /// Of all volumes, those that could not be opened included.
+    pub fn failures(&self) -> Vec<VolumeFailure> {
+        let failed = self.volumes.iter().filter_map(|volume| volume.health().failure());
+        self.failed_at_start.iter().cloned().chain(failed).collect()
+    }
+
+    pub fn configured_volumes(&self) -> usize {
+        self.volumes.len() + self.failed_at_start.len()
+    }
+
+    /// Resolves when a volume has failed.
+    pub async fn volume_failed(&self) {
+        self.volume_failed.notified().await;
+    }
+
+    /// Takes the replicas of failed volumes out of the books; their files stay as they are, and their
+    /// writers are told to stop.
+    pub fn lose_failed_volumes(&self) {
+        let mut lost = 0;
+        for shard in &self.shards {
+            shard.write().retain(|_, replica| {
+                let is_lost = replica.volume().is_failed();
+                if is_lost {
+                    replica.lose();
+                    lost += 1;
+                }
+                !is_lost
+            });
+        }
+        if lost > 0 {
+            warn!(replicas = lost, "replicas lost with their volumes");
+        }
     }
 
     pub fn pool_id(&self) -> &str {
@@ -206,25 +252,25 @@ impl Dataset {
     ) -> Result<(Arc<Volume>, SpacePromise)> {
         let turn = self.next_volume.fetch_add(1, Ordering::Relaxed);
         let mut candidates: Vec<(u64, usize, &Arc<Volume>)> = Vec::new();
-        for (index, volume) in self.volumes.iter().enumerate().filter(|(_, v)| !v.is_failed()) {
-            match volume.usage() {
-                Ok(usage) => {
-                    // In steps of 1/16 of the capacity, so that small differences do not send all
-                    // writers to one disk.
-                    let step = (usage.capacity_bytes / 16).max(1);
-                    let turn = (index + turn) % self.volumes.len();
-                    candidates.push((usage.remaining_bytes / step, turn, volume));
-                }
-                Err(error) => volume.mark_failed(&error),
+        for (index, volume) in self.volumes.iter().enumerate() {
+            if volume.is_failed() || volume.health().is_stalled() {
+                continue;
             }
+            // In steps of 1/16 of the capacity, so that small differences do not send all writers
+            // to one disk.
+            let usage = volume.usage();
+            let step = (usage.capacity_bytes / 16).max(1);
+            let turn = (index + turn) % self.volumes.len();
+            candidates.push((usage.remaining_bytes / step, turn, volume));
         }
         candidates.sort_by_key(|(room, turn, volume)| {
+            let is_sound = !volume.health().is_suspect();
             let named = storage_id == Some(volume.storage_id());
             let same_type = volume.storage_type() == storage_type;
-            std::cmp::Reverse((named, same_type, *room, *turn))
+            std::cmp::Reverse((is_sound, named, same_type, *room, *turn))
         });
         for (_, _, volume) in &candidates {
-            if let Some(promise) = volume.promise(block.num_bytes)? {
+            if let Some(promise) = volume.promise(block.num_bytes) {
                 return Ok(((*volume).clone(), promise));
             }
         }
@@ -238,10 +284,10 @@ impl Dataset {
     fn describe_room(&self) -> String {
         let rooms = self.volumes.iter().map(|volume| {
             let root = volume.root().display();
-            match volume.usage() {
-                _ if volume.is_failed() => format!("{root} failed"),
-                Ok(usage) => format!("{root} has {}", usage.remaining_bytes),
-                Err(error) => format!("{root}: {error}"),
+            match volume.is_failed() {
+                true => format!("{root} has failed"),
+                false if volume.health().is_stalled() => format!("{root} does not answer"),
+                false => format!("{root} has {}", volume.usage().remaining_bytes),
             }
         });
         rooms.collect::<Vec<_>>().join(", ")
@@ -328,7 +374,7 @@ pub(crate) mod tests {
     }
 
     pub fn open(volumes: Vec<Arc<Volume>>) -> Dataset {
-        Dataset::open(POOL, volumes, true, false).unwrap()
+        Dataset::open(POOL, volumes, Vec::new(), true, false).unwrap()
     }
 
     #[test]
@@ -380,7 +426,7 @@ pub(crate) mod tests {
         let volume = volume_at(temp.path().join("1"));
         put_finalized(&volume, 1, 1001, &[1; 600]);
         let dataset = open(vec![volume.clone()]);
-        assert!(volume.usage().unwrap().dfs_used_bytes >= 600);
+        assert!(volume.usage().dfs_used_bytes >= 600);
         let stale = dataset.delete(&extended(1, 1000, 600)).await.unwrap_err();
         assert!(stale.to_string().contains("generation stamp 1000"), "{stale}");
         dataset.delete(&extended(1, 1001, 600)).await.unwrap();
@@ -390,7 +436,7 @@ pub(crate) mod tests {
         dataset.reports().due().await;
         let taken = dataset.reports().take();
         assert_eq!(taken[0].changes, [(extended(1, 1001, 600).block, BlockChange::Deleted)]);
-        assert_eq!(volume.usage().unwrap().dfs_used_bytes, 0);
+        assert_eq!(volume.usage().dfs_used_bytes, 0);
     }
 
     #[tokio::test]

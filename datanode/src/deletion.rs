@@ -39,7 +39,7 @@ struct Job {
 }
 
 impl Deleter {
-    /// Starts the volume's thread, with everything that `tmp/` holds as its first work.
+    /// Starts the volume's thread.
     pub fn start(volume: Arc<Volume>, reports: Arc<ReportQueue>) -> Result<Self> {
         let (jobs, queue) = unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
@@ -50,10 +50,7 @@ impl Deleter {
                 move || delete_all(&volume, &queue, &reports, &stopping)
             })
             .map_err(DatanodeError::io("starting a deletion thread"))?;
-        let deleter =
-            Self { volume, jobs, stopping, thread: Some(thread), next_name: AtomicU64::new(0) };
-        deleter.retire_leftovers()?;
-        Ok(deleter)
+        Ok(Self { volume, jobs, stopping, thread: Some(thread), next_name: AtomicU64::new(0) })
     }
 
     /// Takes `files` of a replica out of sight now and unlinks them later. A file that is missing
@@ -87,7 +84,8 @@ impl Deleter {
         }
     }
 
-    fn retire_leftovers(&self) -> Result<()> {
+    /// Deletes everything that `tmp/` holds.
+    pub fn retire_leftovers(&self) -> Result<()> {
         let tmp = self.volume.tmp_dir();
         let entries =
             fs::read_dir(&tmp).map_err(DatanodeError::io(format!("reading {}", tmp.display())))?;
@@ -150,6 +148,7 @@ mod tests {
         fs::write(volume.tmp_dir().join("blk_9"), "left by a crash").unwrap();
         let reports = Arc::new(ReportQueue::default());
         let deleter = Deleter::start(volume.clone(), reports.clone()).unwrap();
+        deleter.retire_leftovers().unwrap();
         let data = volume.replica_dir(ReplicaState::Rbw, BlockId(1)).join("blk_1");
         let meta = data.with_file_name("blk_1_1001.meta");
         fs::write(&data, [0; 100]).unwrap();
@@ -160,7 +159,7 @@ mod tests {
         assert!(!data.exists(), "a new replica may take the place now");
         until(|| fs::read_dir(volume.tmp_dir()).unwrap().count() == 0);
         until(|| reports.pending_count() == 1);
-        assert_eq!(volume.usage().unwrap().dfs_used_bytes, 0);
+        assert_eq!(volume.usage().dfs_used_bytes, 0);
         let taken = reports.take();
         assert_eq!(taken[0].changes[0].1, BlockChange::Deleted);
     }

@@ -38,8 +38,17 @@ pub enum DatanodeError {
     RecoveryInProgress { block: Block, current_id: u64, asked_id: u64 },
     #[error("the writer of {block} was stopped by a recovery")]
     WriterStopped { block: Block },
+    #[error("a write or sync of {block} failed")]
+    WriteFailed { block: Block },
     #[error("the writer of {block} did not stop within {timeout_ms} ms")]
     WriterStuck { block: Block, timeout_ms: u64 },
+    #[error("volume {volume} has failed")]
+    VolumeFailed { volume: String },
+    #[error(
+        "{failed} of {configured} volumes have failed, more than \
+         dfs.datanode.failed.volumes.tolerated ({tolerated}) allows: {volumes}"
+    )]
+    TooManyFailedVolumes { failed: usize, configured: usize, tolerated: i64, volumes: String },
     #[error("no volume has {needed_bytes} bytes left for {block}: {volumes}")]
     NoSpace { block: Block, needed_bytes: u64, volumes: String },
     #[error("block pool {asked} is not served here, but {serving}")]
@@ -124,7 +133,12 @@ impl DatanodeError {
         }
     }
 
-    /// Whether a volume itself failed (EIO, read-only remount), rather than one request.
+    /// Whether it may be a volume's fault, which a check tells.
+    pub fn is_of_files(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+
+    /// Whether it is an error of a failing disk (EIO, read-only remount), rather than of one request.
     pub fn is_disk_failure(&self) -> bool {
         matches!(self, Self::Io { source, .. }
             if matches!(source.raw_os_error(), Some(libc::EIO | libc::EROFS | libc::EUCLEAN)))

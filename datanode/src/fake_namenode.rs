@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use prost::Message;
 use ringfs_protocol::messages::{
     BlockReceivedAndDeletedResponseProto, BlockReportResponseProto,
-    CommitBlockSynchronizationResponseProto, DatanodeCommandProto, HaState, HeartbeatRequestProto,
-    HeartbeatResponseProto, NNHAStatusHeartbeatProto, NamespaceInfoProto,
-    RegisterDatanodeRequestProto, RegisterDatanodeResponseProto, ReportBadBlocksResponseProto,
-    StorageInfoProto, VersionResponseProto,
+    CommitBlockSynchronizationResponseProto, DatanodeCommandProto, ErrorReportResponseProto,
+    HaState, HeartbeatRequestProto, HeartbeatResponseProto, NNHAStatusHeartbeatProto,
+    NamespaceInfoProto, RegisterDatanodeRequestProto, RegisterDatanodeResponseProto,
+    ReportBadBlocksResponseProto, StorageInfoProto, VersionResponseProto,
 };
 use ringfs_protocol::rpc::protocol_name;
 use ringfs_protocol::rpc::server::{Call, CallError, RpcServerOptions, RpcService, serve};
@@ -108,6 +108,7 @@ impl RpcService for Service {
             "blockReport" => BlockReportResponseProto { cmd: None }.encode_to_vec(),
             "blockReceivedAndDeleted" => BlockReceivedAndDeletedResponseProto {}.encode_to_vec(),
             "reportBadBlocks" => ReportBadBlocksResponseProto {}.encode_to_vec(),
+            "errorReport" => ErrorReportResponseProto {}.encode_to_vec(),
             "commitBlockSynchronization" => {
                 CommitBlockSynchronizationResponseProto {}.encode_to_vec()
             }

@@ -22,6 +22,8 @@ pub mod data_work;
 pub mod dataset;
 mod deletion;
 pub mod error;
+mod failed_volumes;
+mod failed_writes;
 #[cfg(test)]
 mod fake_namenode;
 #[cfg(test)]
@@ -58,7 +60,9 @@ pub mod storage_directory;
 mod stored_checksums;
 pub mod transitions;
 pub mod volume;
+pub mod volume_health;
 pub mod volume_profile;
+mod volume_watch;
 #[cfg(test)]
 mod volumes_tests;
 pub mod write_pipeline;

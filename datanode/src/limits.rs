@@ -80,6 +80,12 @@ pub const EAGER_PACKET_BYTES: u64 = 32 << 10;
 /// three.
 pub const GATHERED_PARTS_MAX: usize = 256;
 
+/// A volume that has not answered its watch for so long, or whose writes have not got on, gets no new
+/// replicas until it does. A disk that retries a sector takes some seconds.
+pub const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// EIO and the like on one volume, since start, beyond which it has failed though its checks pass.
+pub const WRITE_ERRORS_MAX: u32 = 16;
+
 /// What is read at a time where messages are expected: replies, acks, operations.
 pub const MESSAGE_READ_BYTES: usize = 4 << 10;
 

@@ -147,9 +147,9 @@ impl Metrics {
     fn write_dataset(&self, text: &mut String, labels: &str) {
         let volumes = self.dataset.volumes();
         let usages: Vec<VolumeUsage> =
-            volumes.iter().filter_map(|volume| volume.usage().ok()).collect();
+            volumes.iter().filter(|v| !v.is_failed()).map(|v| v.usage()).collect();
         let sum = |of: fn(&VolumeUsage) -> u64| usages.iter().map(of).sum();
-        let failed = volumes.iter().filter(|volume| volume.is_failed()).count() as u64;
+        let failed = self.dataset.failures().len() as u64;
         for (metric, value) in [
             (counter("datanode_volume_failures", "Volumes that failed since start"), failed),
             (

@@ -10,9 +10,11 @@
 //! | a namenode that knows no leases (2.7, or none granted in [`LEASE_TRIES`]) | reported without |
 //! | another cluster's namenode, or one that refuses this node | the datanode stops with the reason |
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message;
 use ringfs_protocol::block_report::{encode_buffers, encode_longs};
 use ringfs_protocol::error::java;
@@ -20,11 +22,12 @@ use ringfs_protocol::messages::{
     BlockKeyProto, BlockReceivedAndDeletedRequestProto, BlockReceivedAndDeletedResponseProto,
     BlockReportContextProto, BlockReportRequestProto, BlockReportResponseProto,
     DatanodeCommandProto, DatanodeCommandType, DatanodeIDProto, DatanodeInfoProto,
-    DatanodeRegistrationProto, DatanodeStorageProto, ExportedBlockKeysProto, HeartbeatRequestProto,
+    DatanodeRegistrationProto, DatanodeStorageProto, ErrorReportRequestProto,
+    ErrorReportResponseProto, ExportedBlockKeysProto, HeartbeatRequestProto,
     HeartbeatResponseProto, LocatedBlockProto, NamespaceInfoProto, RegisterDatanodeRequestProto,
     RegisterDatanodeResponseProto, ReportBadBlocksRequestProto, ReportBadBlocksResponseProto,
     StorageBlockReportProto, StorageInfoProto, StorageReportProto, StorageState, TokenProto,
-    VersionRequestProto, VersionResponseProto,
+    VersionRequestProto, VersionResponseProto, VolumeFailureSummaryProto,
 };
 use ringfs_protocol::meta_file::DatanodeLayout;
 use ringfs_protocol::rpc::client::{RpcClient, RpcError};
@@ -38,6 +41,7 @@ use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
 use crate::storage_directory::NamespaceIdentity;
 use crate::volume::Volume;
+use crate::volume_health::VolumeFailure;
 
 /// Heartbeats that ask in vain for a lease before a full report goes without one.
 const LEASE_TRIES: u32 = 10;
@@ -79,6 +83,9 @@ impl NodeIdentity {
 pub struct LinkRequests {
     full_report: Notify,
     changes: Notify,
+    /// Error reports that wait to be sent: one for each volume that failed, at most.
+    errors: Mutex<VecDeque<(u32, String)>>,
+    errors_sent: Notify,
 }
 
 impl LinkRequests {
@@ -88,6 +95,19 @@ impl LinkRequests {
 
     pub fn report_changes(&self) {
         self.changes.notify_one();
+    }
+
+    /// Reports an error (`ErrorReportRequestProto.errorCode`) soon.
+    pub fn report_error(&self, code: u32, message: String) {
+        self.errors.lock().push_back((code, message));
+        self.changes.notify_one();
+    }
+
+    /// Resolves when the errors have been reported.
+    pub async fn errors_sent(&self) {
+        while !self.errors.lock().is_empty() {
+            self.errors_sent.notified().await;
+        }
     }
 }
 
@@ -256,18 +276,18 @@ impl NamenodeLink {
 
     async fn heartbeat(&self, session: &mut Session) -> std::result::Result<Next, RpcError> {
         let report_due = Instant::now() >= session.full_report_at;
-        let reports = self.storage_reports();
-        let failed = reports.iter().filter(|report| report.failed()).count();
+        let failures = self.dataset.failures();
         let request = HeartbeatRequestProto {
             registration: session.registration.clone(),
-            reports,
+            reports: self.storage_reports(),
             xmits_in_progress: Some(self.activity.transfers()),
             xceiver_count: Some(self.activity.streams()),
-            failed_volumes: Some(failed as u32),
+            failed_volumes: Some(failures.len() as u32),
             cache_capacity: Some(0),
             cache_used: Some(0),
-            volume_failure_summary: None,
+            volume_failure_summary: failure_summary(&failures),
             request_full_block_report_lease: Some(report_due),
+            slow_disks: Vec::new(),
         };
         let reply: HeartbeatResponseProto = self.rpc.call("sendHeartbeat", &request).await?;
         for command in reply.cmds {
@@ -306,6 +326,9 @@ impl NamenodeLink {
         let with_buffers = self.namespace.capabilities() & CAPABILITY_BUFFERS != 0;
         let mut storages: Vec<StorageBlockReportProto> = Vec::with_capacity(report.len());
         for (volume, replicas) in self.dataset.volumes().iter().zip(&report) {
+            if volume.is_failed() {
+                continue;
+            }
             let storage = storage_proto(volume);
             storages.push(if with_buffers {
                 StorageBlockReportProto {
@@ -355,8 +378,9 @@ impl NamenodeLink {
         Ok(())
     }
 
-    /// Incremental report, and corrupt replicas.
+    /// Incremental report, corrupt replicas and errors.
     async fn send_changes(&self, session: &Session) -> std::result::Result<Next, RpcError> {
+        self.send_errors(session).await?;
         self.send_bad_blocks(session).await?;
         let changes = self.dataset.reports().take();
         if changes.is_empty() {
@@ -379,6 +403,19 @@ impl NamenodeLink {
         }
         debug!(bytes = request.encoded_len(), "sent an incremental block report");
         Ok(Next::Continue)
+    }
+
+    async fn send_errors(&self, session: &Session) -> std::result::Result<(), RpcError> {
+        loop {
+            let Some((error_code, msg)) = self.requests.errors.lock().front().cloned() else {
+                return Ok(());
+            };
+            let registration = session.registration.clone();
+            let request = ErrorReportRequestProto { registration, error_code, msg };
+            let _: ErrorReportResponseProto = self.rpc.call("errorReport", &request).await?;
+            self.requests.errors.lock().pop_front();
+            self.requests.errors_sent.notify_one();
+        }
     }
 
     async fn send_bad_blocks(&self, session: &Session) -> std::result::Result<(), RpcError> {
@@ -450,12 +487,15 @@ impl NamenodeLink {
         }
     }
 
+    /// Without failed volumes: that is how namenodes learn that a storage is lost.
     fn storage_reports(&self) -> Vec<StorageReportProto> {
-        self.dataset.volumes().iter().map(|volume| storage_report(volume)).collect()
+        let volumes = self.dataset.volumes().iter().filter(|volume| !volume.is_failed());
+        volumes.map(|volume| storage_report(volume)).collect()
     }
 
     fn volume(&self, storage_id: &str) -> Option<&Arc<Volume>> {
-        self.dataset.volumes().iter().find(|volume| volume.storage_id() == storage_id)
+        let mut volumes = self.dataset.volumes().iter().filter(|volume| !volume.is_failed());
+        volumes.find(|volume| volume.storage_id() == storage_id)
     }
 
     fn initial_report_delay(&self) -> Duration {
@@ -465,24 +505,27 @@ impl NamenodeLink {
 }
 
 fn storage_report(volume: &Volume) -> StorageReportProto {
-    let usage = match volume.usage() {
-        Ok(usage) => Some(usage),
-        Err(error) => {
-            volume.mark_failed(&error);
-            None
-        }
-    };
+    let usage = volume.usage();
     StorageReportProto {
         storage_uuid: volume.storage_id().to_owned(),
-        failed: Some(volume.is_failed()),
-        capacity: usage.map(|usage| usage.capacity_bytes),
-        dfs_used: usage.map(|usage| usage.dfs_used_bytes),
-        remaining: usage.map(|usage| if volume.is_failed() { 0 } else { usage.remaining_bytes }),
-        block_pool_used: usage.map(|usage| usage.dfs_used_bytes),
+        failed: Some(false),
+        capacity: Some(usage.capacity_bytes),
+        dfs_used: Some(usage.dfs_used_bytes),
+        remaining: Some(usage.remaining_bytes),
+        block_pool_used: Some(usage.dfs_used_bytes),
         storage: Some(storage_proto(volume)),
-        non_dfs_used: usage.map(|usage| usage.non_dfs_used_bytes),
+        non_dfs_used: Some(usage.non_dfs_used_bytes),
         mount: None,
     }
+}
+
+fn failure_summary(failures: &[VolumeFailure]) -> Option<VolumeFailureSummaryProto> {
+    let last = failures.iter().map(|failure| failure.time_ms).max()?;
+    Some(VolumeFailureSummaryProto {
+        failed_storage_locations: failures.iter().map(|f| f.location.clone()).collect(),
+        last_volume_failure_date: last,
+        estimated_capacity_lost_total: failures.iter().map(|f| f.capacity_lost_bytes).sum(),
+    })
 }
 
 fn storage_proto(volume: &Volume) -> DatanodeStorageProto {

@@ -10,6 +10,7 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use ringfs_protocol::rpc::server::{self as rpc_server, RpcServerOptions};
 use ringfs_protocol::site_config::{Configuration, user_name};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::activity::Activity;
 use crate::block_move::BlockMoves;
@@ -33,6 +34,7 @@ use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
+use crate::failed_volumes::FailedVolumes;
 use crate::http_server;
 use crate::ipc_server::IpcService;
 use crate::metrics::Metrics;
@@ -43,6 +45,7 @@ use crate::runtime::DataThreads;
 use crate::server::TransferServer;
 use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
 use crate::volume::{BlockData, Volume};
+use crate::volume_health::VolumeFailure;
 
 /// Other datanodes and operators: far fewer than a namenode's callers.
 const IPC_CONNECTIONS_MAX: usize = 512;
@@ -52,6 +55,8 @@ const IPC_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The directories, locked, and what their VERSION files say of this datanode.
 struct Storage {
     directories: Vec<LockedDirectory>,
+    /// Directories that could not be opened.
+    failed: Vec<VolumeFailure>,
     datanode_uuid: String,
     layout: DatanodeLayout,
 }
@@ -137,22 +142,25 @@ async fn serve(
 
 impl Storage {
     fn lock(config: &DatanodeConfig) -> Result<Self> {
-        let directories = config
-            .data_dirs
-            .iter()
-            .map(|location| LockedDirectory::open(location, config.data_dir_mode))
-            .collect::<Result<Vec<_>>>()?;
+        let (mut directories, mut failed) = (Vec::new(), Vec::new());
+        for location in &config.data_dirs {
+            match LockedDirectory::open(location, config.data_dir_mode) {
+                Ok(directory) => directories.push(directory),
+                Err(error) => failed.push(failed_at_start(&location.path, error)?),
+            }
+        }
+        config.failed_volumes_tolerated.check(&failed, config.data_dirs.len())?;
         let version = directories.iter().find_map(LockedDirectory::version);
         let (datanode_uuid, layout) = match version {
             Some(version) => (version.datanode_uuid.clone(), version.layout),
             None => (uuid::Uuid::new_v4().to_string(), DatanodeLayout::V57),
         };
-        Ok(Self { directories, datanode_uuid, layout })
+        Ok(Self { directories, failed, datanode_uuid, layout })
     }
 
-    fn join(self, config: &DatanodeConfig, namespace: &NamespaceInfoProto) -> Result<Dataset> {
+    fn join(mut self, config: &DatanodeConfig, namespace: &NamespaceInfoProto) -> Result<Dataset> {
         let identity = NamespaceIdentity::from(namespace);
-        let volumes = self.directories.into_iter().map(|directory| {
+        let open = |directory: LockedDirectory| {
             let directory =
                 directory.join_namespace(&identity, &self.datanode_uuid, self.layout)?;
             let (pool, reserved) = (&identity.pool_id, config.reserved_bytes);
@@ -165,15 +173,36 @@ impl Storage {
                 BlockData::Stored => volume,
                 BlockData::Discarded => volume.discarding_block_data()?,
             }))
-        });
-        let volumes = volumes.collect::<Result<Vec<_>>>()?;
-        Dataset::open(
+        };
+        let mut volumes = Vec::new();
+        for directory in self.directories {
+            let root = directory.root().to_owned();
+            match open(directory) {
+                Ok(volume) => volumes.push(volume),
+                Err(error) => self.failed.push(failed_at_start(&root, error)?),
+            }
+        }
+        let dataset = Dataset::open(
             &identity.pool_id,
             volumes,
+            self.failed,
             config.delete_duplicate_replicas,
             config.sync_on_close,
-        )
+        )?;
+        config.failed_volumes_tolerated.check(&dataset.failures(), dataset.configured_volumes())?;
+        Ok(dataset)
     }
+}
+
+/// A directory whose disk fails does not keep the others from being served; one that is not ours
+/// to write to does.
+fn failed_at_start(root: &Path, error: DatanodeError) -> Result<VolumeFailure> {
+    if !error.is_of_files() {
+        return Err(error);
+    }
+    let location = root.display().to_string();
+    warn!(volume = location, %error, "the volume cannot be opened");
+    Ok(VolumeFailure::now(location, &error, 0))
 }
 
 /// What runs on the control thread.
@@ -184,6 +213,7 @@ struct Parts {
     ipc: Arc<IpcService>,
     server: Arc<TransferServer>,
     shutdown: Arc<Notify>,
+    failed_volumes: FailedVolumes,
 }
 
 impl Parts {
@@ -240,6 +270,12 @@ impl Parts {
             owner: user_name(),
             started: Instant::now(),
         });
+        let failed_volumes = FailedVolumes {
+            dataset: dataset.clone(),
+            requests: requests.clone(),
+            tolerated: config.failed_volumes_tolerated,
+            check_timeout: config.disk_check_timeout,
+        };
         let link = NamenodeLink {
             rpc: namenode,
             config,
@@ -250,7 +286,7 @@ impl Parts {
             requests,
             commands: command_sender,
         };
-        Self { link, commands, command_queue, ipc, server, shutdown }
+        Self { link, commands, command_queue, ipc, server, shutdown, failed_volumes }
     }
 
     /// Until `stop` resolves, an operator wants it, or the namenode refuses this datanode.
@@ -280,6 +316,7 @@ impl Parts {
                 Ok(served) => served.map_err(DatanodeError::io("serving IPC")),
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             },
+            too_many = self.failed_volumes.run() => Err(too_many),
             () = self.shutdown.notified() => {
                 info!("stopping: an operator asked for it");
                 Ok(())
@@ -336,8 +373,6 @@ fn stop_signal() -> Result<impl Future<Output = &'static str>> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::dataset::tests::{extended, put, put_finalized};
     use crate::fake_namenode::FakeNamenode;
@@ -363,10 +398,15 @@ mod tests {
     }
 
     fn start(namenode: &FakeNamenode, data_dirs: &str) -> Running {
+        start_with(namenode, data_dirs, "0")
+    }
+
+    fn start_with(namenode: &FakeNamenode, data_dirs: &str, tolerated: &str) -> Running {
         let mut configuration = Configuration::default();
         for (name, value) in [
             ("fs.defaultFS", format!("hdfs://{}", namenode.address).as_str()),
             ("dfs.datanode.data.dir", data_dirs),
+            ("dfs.datanode.failed.volumes.tolerated", tolerated),
             ("dfs.datanode.address", "127.0.0.1:0"),
             ("dfs.datanode.ipc.address", "127.0.0.1:0"),
             ("dfs.datanode.http.address", "127.0.0.1:0"),
@@ -597,6 +637,76 @@ mod tests {
         let heartbeats = namenode.methods().iter().filter(|m| *m == "sendHeartbeat").count();
         assert!(heartbeats > 10, "{heartbeats}");
         datanode.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_is_lost_is_told_of_and_the_others_serve_on() {
+        let temp = tempfile::tempdir().unwrap();
+        let (one, two) = (temp.path().join("1"), temp.path().join("2"));
+        filled(&one);
+        // A third one cannot even be opened.
+        let blocked = temp.path().join("blocked");
+        std::fs::write(&blocked, "no directory").unwrap();
+        let namenode = FakeNamenode::start().await;
+        let dirs = [&one, &two, &blocked].map(|dir| dir.display().to_string()).join(",");
+        let datanode = start_with(&namenode, &dirs, "2");
+        let heartbeat = namenode.next::<HeartbeatRequestProto>("sendHeartbeat").await;
+        assert_eq!((heartbeat.reports.len(), heartbeat.failed_volumes()), (2, 1));
+        let report = namenode.next::<BlockReportRequestProto>("blockReport").await;
+        assert_eq!((report.reports.len(), reported(&report).len()), (2, 3));
+
+        std::fs::rename(&one, temp.path().join("gone")).unwrap();
+        let told = loop {
+            let error = namenode.next::<ErrorReportRequestProto>("errorReport").await;
+            assert_eq!(error.error_code, DISK_ERROR);
+            if error.msg.contains(&one.display().to_string()) {
+                break error.msg;
+            }
+        };
+        assert!(told.contains(&blocked.display().to_string()), "{told}");
+        let report = loop {
+            let report = namenode.next::<BlockReportRequestProto>("blockReport").await;
+            if report.reports.len() == 1 {
+                break report;
+            }
+        };
+        assert!(reported(&report).is_empty(), "the replicas went with their volume");
+        let heartbeat = loop {
+            let heartbeat = namenode.next::<HeartbeatRequestProto>("sendHeartbeat").await;
+            if heartbeat.failed_volumes() == 2 {
+                break heartbeat;
+            }
+        };
+        assert_eq!(heartbeat.reports.len(), 1);
+        let summary = heartbeat.volume_failure_summary.unwrap();
+        assert!(summary.failed_storage_locations.contains(&one.display().to_string()));
+        assert!(summary.estimated_capacity_lost_total > 0 && summary.last_volume_failure_date > 0);
+
+        // The last one, whatever is tolerated, is the end.
+        std::fs::rename(&two, temp.path().join("gone too")).unwrap();
+        let last = loop {
+            let error = namenode.next::<ErrorReportRequestProto>("errorReport").await;
+            if error.error_code == FATAL_DISK_ERROR {
+                break error.msg;
+            }
+        };
+        assert!(last.contains(&two.display().to_string()), "{last}");
+        let ended = tokio::time::timeout(Duration::from_secs(10), datanode.outcome).await;
+        let error = ended.unwrap().unwrap().unwrap_err().to_string();
+        assert!(error.contains("3 of 3") && error.contains("volumes.tolerated"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn more_unusable_directories_than_are_tolerated_end_the_start() {
+        let temp = tempfile::tempdir().unwrap();
+        let blocked = temp.path().join("blocked");
+        std::fs::write(&blocked, "no directory").unwrap();
+        let namenode = FakeNamenode::start().await;
+        let dirs = format!("{},{}", temp.path().join("1").display(), blocked.display());
+        let ended = start(&namenode, &dirs).outcome;
+        let error = tokio::time::timeout(Duration::from_secs(5), ended).await;
+        let error = error.unwrap().unwrap().unwrap_err().to_string();
+        assert!(error.contains("1 of 2") && error.contains("blocked"), "{error}");
     }
 
     #[tokio::test]

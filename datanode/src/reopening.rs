@@ -94,12 +94,18 @@ impl Dataset {
         replica.check(ReplicaEvent::RecoverClose)?;
         expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
         expect_len(&replica, expected_len)?;
-        if replica.state() == ReplicaState::Rbw {
-            cut(&replica.files(), expected_len).await?;
-        }
         let from = replica.files();
         let to = replica.files_of(ReplicaState::Finalized, new_stamp);
-        move_meta_first(&from, &to).await?;
+        let moved = async {
+            if replica.state() == ReplicaState::Rbw {
+                cut(&from, expected_len).await?;
+            }
+            move_meta_first(&from, &to).await
+        };
+        if let Err(error) = moved.await {
+            self.distrust(&replica, &held, &error).await;
+            return Err(error);
+        }
         self.settle(&replica, &held, ReplicaEvent::RecoverClose, new_stamp, expected_len, None)
     }
 
@@ -125,8 +131,10 @@ impl Dataset {
         break_hard_links(&from).await?;
         if let Err(error) = move_data_first(&from, &to).await {
             // Back to what it was, if the disk lets us: a start would do the same.
-            let _ = rename_into(&to.data, &from.data).await;
-            self.note_failure(replica, &error);
+            match rename_into(&to.data, &from.data).await {
+                Ok(()) => self.note_failure(replica, &error),
+                Err(_) => self.distrust(replica, held, &error).await,
+            }
             return Err(error);
         }
         replica.apply(ReplicaEvent::Append, new_stamp)?;
@@ -149,9 +157,15 @@ impl Dataset {
             _ => replica.bytes_on_disk(),
         };
         let from = replica.files();
-        cut(&from, len).await?;
-        replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
-        rename_into(&from.meta, &replica.files_of(ReplicaState::Rbw, new_stamp).meta).await?;
+        let renamed = async {
+            cut(&from, len).await?;
+            replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
+            rename_into(&from.meta, &replica.files_of(ReplicaState::Rbw, new_stamp).meta).await
+        };
+        if let Err(error) = renamed.await {
+            self.distrust(replica, held, &error).await;
+            return Err(error);
+        }
         replica.apply(event, new_stamp)?;
         self.open_writer(replica, held, promise).await
     }
@@ -182,7 +196,7 @@ impl Dataset {
 
     fn promise_growth(&self, block: &ExtendedBlock, replica: &Replica) -> Result<SpacePromise> {
         let growth = block.block.num_bytes.saturating_sub(replica.bytes_on_disk());
-        replica.volume().promise(growth)?.ok_or_else(|| DatanodeError::NoSpace {
+        replica.volume().promise(growth).ok_or_else(|| DatanodeError::NoSpace {
             block: replica.block(),
             needed_bytes: growth,
             volumes: replica.volume().root().display().to_string(),

@@ -26,7 +26,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
@@ -112,6 +112,8 @@ pub struct Replica {
     on_disk: Mutex<OnDisk>,
     bytes_received: AtomicU64,
     bytes_acked: AtomicU64,
+    /// A write or sync of its files failed: see `failed_writes`.
+    has_failed_write: AtomicBool,
     /// Held across every change of state, and the file operations that belong to it.
     pub(crate) transition: tokio::sync::Mutex<()>,
 }
@@ -173,6 +175,7 @@ impl Replica {
             on_disk: Mutex::new(OnDisk { len: block.num_bytes, last_chunk_checksum }),
             bytes_received: AtomicU64::new(block.num_bytes),
             bytes_acked: AtomicU64::new(block.num_bytes),
+            has_failed_write: AtomicBool::new(false),
             transition: tokio::sync::Mutex::new(()),
         }
     }
@@ -245,6 +248,15 @@ impl Replica {
         self.set_bytes_received(on_disk.len);
         self.set_on_disk(on_disk);
         self.set_bytes_acked(on_disk.len);
+    }
+
+    /// Its writer must not go on, nor may anybody trust what memory says of the files.
+    pub(crate) fn note_failed_write(&self) {
+        self.has_failed_write.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_failed_write(&self) -> bool {
+        self.has_failed_write.load(Ordering::Acquire)
     }
 
     /// What readers may count on; `None` for replicas that nobody may read (RWR, TEMPORARY).
@@ -322,6 +334,13 @@ impl Replica {
         }
         writer.send_replace(true);
         Some(writer)
+    }
+
+    /// Its volume has failed: whoever works with this replica finds no state to go on from, and a
+    /// writer is told to stop. Needs no [`Replica::transition`], whose holder may wait for the disk.
+    pub(crate) fn lose(&self) {
+        self.core.lock().is_deleted = true;
+        self.stop_request();
     }
 
     /// Makes the volume's `dfs_used` count `bytes` for this replica instead of what it did before.

@@ -73,12 +73,16 @@ impl Dataset {
             return Ok(storage_id);
         }
         let from = replica.files();
-        break_hard_links(&from).await?;
-        cut(&from, new_len).await?;
         let to = replica.files_of(ReplicaState::Finalized, recovery_id);
-        move_meta_first(&from, &to).await?;
-        if self.sync_on_close {
-            sync_dirs(&to.data).await?;
+        let moved = async {
+            break_hard_links(&from).await?;
+            cut(&from, new_len).await?;
+            move_meta_first(&from, &to).await?;
+            if self.sync_on_close { sync_dirs(&to.data).await } else { Ok(()) }
+        };
+        if let Err(error) = moved.await {
+            self.distrust(&replica, &held, &error).await;
+            return Err(error);
         }
         self.settle(&replica, &held, ReplicaEvent::FinishRecovery, recovery_id, new_len, None)?;
         Ok(storage_id)

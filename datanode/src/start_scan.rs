@@ -51,7 +51,7 @@ impl FoundReplica {
 }
 
 /// All replicas of all volumes, each volume read by a thread of its own.
-pub fn scan_volumes(volumes: &[Arc<Volume>]) -> Result<Vec<Vec<FoundReplica>>> {
+pub fn scan_volumes(volumes: &[Arc<Volume>]) -> Vec<Result<Vec<FoundReplica>>> {
     std::thread::scope(|scope| {
         let scans: Vec<_> =
             volumes.iter().map(|volume| scope.spawn(|| scan_volume(volume))).collect();
@@ -251,7 +251,11 @@ impl VolumeScan<'_> {
 }
 
 /// Finds the good length of an interrupted replica and cuts both files to it.
-fn cut_to_good_len(data_path: &Path, meta_path: &Path, file_len: u64) -> io::Result<u64> {
+pub(crate) fn cut_to_good_len(
+    data_path: &Path,
+    meta_path: &Path,
+    file_len: u64,
+) -> io::Result<u64> {
     let data = fs::OpenOptions::new().read(true).write(true).open(data_path)?;
     let meta = fs::OpenOptions::new().read(true).write(true).open(meta_path)?;
     let stored_len = meta.metadata()?.len();

@@ -97,6 +97,10 @@ impl LockedDirectory {
         Ok(Self { root, storage_type: location.storage_type, lock, version })
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn version(&self) -> Option<&NodeVersion> {
         self.version.as_ref()
     }

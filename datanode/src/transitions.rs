@@ -8,6 +8,8 @@
 //! | append (in `reopening`) | data, then meta (under the new generation stamp) into `rbw/` |
 //! | bump (in `reopening`) | rename meta to the new generation stamp |
 //!
+//! A step that fails leaves a replica that nobody trusts: see `failed_writes`.
+//!
 //! Data in `rbw/` with its meta still in `finalized/` is thus complete in either direction, and
 //! `start_scan` makes it FINALIZED again. These run on a data thread.
 
@@ -121,14 +123,23 @@ impl Dataset {
             }
             Ok(())
         };
-        completed
-            .await
-            .map_err(DatanodeError::io(format!("completing {}", from.data.display())))
-            .inspect_err(|error| self.note_failure(&replica, error))?;
         let to = replica.files_of(ReplicaState::Finalized, stamp);
-        move_meta_first(&from, &to).await?;
-        if sync {
-            sync_dirs(&to.data).await?;
+        let moved = async {
+            completed
+                .await
+                .map_err(DatanodeError::io(format!("completing {}", from.data.display())))?;
+            move_meta_first(&from, &to).await?;
+            if sync { sync_dirs(&to.data).await } else { Ok(()) }
+        };
+        if let Err(error) = moved.await {
+            let temporary = replica.state() == ReplicaState::Temporary;
+            drop(writer);
+            self.distrust(&replica, &held, &error).await;
+            if temporary {
+                // Its files may be in either place; those left in `finalized/` a start finds.
+                let _ = self.remove(&replica, &held, false);
+            }
+            return Err(error);
         }
         self.settle(&replica, &held, ReplicaEvent::Finalize, stamp, len, delete_hint)
     }
@@ -142,7 +153,9 @@ impl Dataset {
         }
         replica.check(ReplicaEvent::ConvertToRbw)?;
         let stamp = replica.generation_stamp();
-        move_data_first(&replica.files(), &replica.files_of(ReplicaState::Rbw, stamp)).await?;
+        move_data_first(&replica.files(), &replica.files_of(ReplicaState::Rbw, stamp))
+            .await
+            .inspect_err(|error| self.note_failure(&replica, error))?;
         replica.set_bytes_received(replica.bytes_on_disk());
         replica.set_bytes_acked(replica.bytes_on_disk());
         replica.apply(ReplicaEvent::ConvertToRbw, stamp)?;
@@ -154,11 +167,15 @@ impl Dataset {
     pub async fn abandon(&self, writer: ReplicaWriter) -> Result<()> {
         let replica = writer.replica.clone();
         drop(writer);
+        let held = replica.transition.lock().await;
         if replica.state() != ReplicaState::Temporary {
             account_whole(&replica);
+            if replica.has_failed_write() {
+                let failed = DatanodeError::WriteFailed { block: replica.block() };
+                self.distrust(&replica, &held, &failed).await;
+            }
             return Ok(());
         }
-        let held = replica.transition.lock().await;
         match replica.check(ReplicaEvent::Delete) {
             Ok(()) => self.remove(&replica, &held, false),
             // Whoever wanted the writer to stop has deleted it.
@@ -182,6 +199,11 @@ impl Dataset {
         if let Err(present) = self.insert(replica.clone()) {
             self.make_way(&create.block, &present, replace_older).await?;
             self.insert(replica.clone()).map_err(|present| exists(&create.block, &present))?;
+        }
+        if replica.volume().is_failed() {
+            // Too late for those who took its replicas out of the books.
+            self.forget(&replica);
+            return Err(DatanodeError::VolumeFailed { volume: replica.volume().location() });
         }
         let files = replica.files();
         let opened = async {
@@ -267,8 +289,8 @@ impl Dataset {
     }
 
     pub(crate) fn note_failure(&self, replica: &Replica, error: &DatanodeError) {
-        if error.is_disk_failure() {
-            replica.volume().mark_failed(error);
+        if error.is_of_files() {
+            replica.volume().suspect(error);
         }
     }
 }
@@ -364,7 +386,7 @@ pub(crate) mod tests {
             assert_eq!(fs::read_dir(node.volume.rbw_dir()).unwrap().count(), 0);
             let hinted = BlockChange::Received { delete_hint: Some("other".into()) };
             assert_eq!(changes(&node), [(block, hinted)]);
-            assert_eq!(node.volume.usage().unwrap().dfs_used_bytes, 700 + 7 + 8);
+            assert_eq!(node.volume.usage().dfs_used_bytes, 700 + 7 + 8);
             assert_eq!(node.volume.promised_bytes(), 0);
         });
     }

@@ -4,17 +4,19 @@
 //! A volume of a measurement may throw the data and checksums of blocks away ([`BlockData`]): its
 //! block files stay empty, and reading a replica of it is an error.
 //!
-//! Room is what `statvfs` says, less `dfs.datanode.du.reserved` (as far as files of others do not
+//! Room is what `statvfs` said when the volume's watch last looked (a sick disk may not answer, and
+//! no stream nor heartbeat may wait for it), less what was written since, less `dfs.datanode.du.reserved` (as far as files of others do not
 //! fill it already) and less what blocks being written have announced but not yet taken, so that
 //! blocks written at the same time do not overcommit the disk.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use ringfs_protocol::block::{BlockId, ReplicaState};
 use ringfs_protocol::messages::StorageTypeProto;
 use ringfs_protocol::meta_file::DatanodeLayout;
@@ -23,6 +25,7 @@ use tracing::warn;
 
 use crate::error::{DatanodeError, Result};
 use crate::storage_directory::StorageDirectory;
+use crate::volume_health::{VolumeFailure, VolumeHealth};
 use crate::volume_profile::{Medium, VolumeProfile};
 
 /// Alignment of offsets, lengths and memory that a direct write is probed with, and keeps.
@@ -51,7 +54,19 @@ pub struct Volume {
     dfs_used_bytes: AtomicU64,
     /// Announced by replicas being written and not taken from the disk yet.
     promised_bytes: AtomicU64,
-    failed: AtomicBool,
+    /// Promised before, and taken from the disk: only grows.
+    taken_bytes: AtomicU64,
+    room: Mutex<MeasuredRoom>,
+    /// `st_dev` of its directory: another one means that the disk was unmounted.
+    device: u64,
+    health: VolumeHealth,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct MeasuredRoom {
+    space: FilesystemSpace,
+    /// [`Volume::taken_bytes`] just before.
+    taken_bytes: u64,
 }
 
 /// What a heartbeat says of a volume.
@@ -96,6 +111,10 @@ impl Volume {
             probe.is_ok()
         };
         let profile = VolumeProfile::of(Medium::of(directory.root(), directory.storage_type()));
+        let device = fs::metadata(&pool_dir)
+            .map_err(DatanodeError::io(format!("looking at {}", pool_dir.display())))?
+            .dev();
+        let space = FilesystemSpace::of(directory.root())?;
         Ok(Self {
             layout: directory.layout(),
             turns: profile.turns(),
@@ -107,7 +126,10 @@ impl Volume {
             block_data: BlockData::Stored,
             dfs_used_bytes: AtomicU64::new(0),
             promised_bytes: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
+            taken_bytes: AtomicU64::new(0),
+            room: Mutex::new(MeasuredRoom { space, taken_bytes: 0 }),
+            device,
+            health: VolumeHealth::default(),
         })
     }
 
@@ -168,15 +190,32 @@ impl Volume {
         self.block_data
     }
 
-    pub fn is_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+    pub fn health(&self) -> &VolumeHealth {
+        &self.health
     }
 
-    /// No new replica goes here from now on, and heartbeats say so.
+    pub fn is_failed(&self) -> bool {
+        self.health.is_failed()
+    }
+
+    /// The directory as configured.
+    pub fn location(&self) -> String {
+        self.root().display().to_string()
+    }
+
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// Nothing is written here nor read from here from now on; `failed_volumes` does the rest.
     pub fn mark_failed(&self, error: &DatanodeError) {
-        if !self.failed.swap(true, Ordering::Relaxed) {
-            warn!(volume = %self.root().display(), %error, "the volume fails: no new blocks here");
-        }
+        let capacity = self.usage().capacity_bytes;
+        self.health.fail(VolumeFailure::now(self.location(), error, capacity));
+    }
+
+    /// A file operation failed on this volume: it is checked soon.
+    pub fn suspect(&self, error: &DatanodeError) {
+        self.health.suspect(&self.location(), error);
     }
 
     /// What an unfinished upgrade keeps for a rollback.
@@ -218,26 +257,30 @@ impl Volume {
         }
     }
 
-    pub fn usage(&self) -> Result<VolumeUsage> {
-        let stat = rustix::fs::statvfs(self.root())
-            .map_err(|errno| io::Error::from_raw_os_error(errno.raw_os_error()))
-            .map_err(DatanodeError::io(format!("statvfs of {}", self.root().display())))?;
-        Ok(usage_from(
-            FilesystemSpace {
-                total_bytes: stat.f_blocks * stat.f_frsize,
-                free_bytes: stat.f_bfree * stat.f_frsize,
-                available_bytes: stat.f_bavail * stat.f_frsize,
-            },
+    /// Asks the disk how much room there is: only the volume's watch may wait for that.
+    pub(crate) fn measure_room(&self) -> Result<()> {
+        let taken_bytes = self.taken_bytes.load(Ordering::Relaxed);
+        let space = FilesystemSpace::of(self.root())?;
+        *self.room.lock() = MeasuredRoom { space, taken_bytes };
+        Ok(())
+    }
+
+    /// Never waits for the disk.
+    pub fn usage(&self) -> VolumeUsage {
+        let room = *self.room.lock();
+        let taken_since = self.taken_bytes.load(Ordering::Relaxed) - room.taken_bytes;
+        usage_from(
+            room.space,
             self.dfs_used_bytes.load(Ordering::Relaxed),
             self.reserved_bytes,
-            self.promised_bytes.load(Ordering::Relaxed),
-        ))
+            self.promised_bytes.load(Ordering::Relaxed) + taken_since,
+        )
     }
 
     /// Promises `bytes` to a new replica, or `None` when there is less room.
-    pub fn promise(self: &Arc<Self>, bytes: u64) -> Result<Option<SpacePromise>> {
-        if self.usage()?.remaining_bytes <= bytes {
-            return Ok(None);
+    pub fn promise(self: &Arc<Self>, bytes: u64) -> Option<SpacePromise> {
+        if self.usage().remaining_bytes <= bytes {
+            return None;
         }
         self.promised_bytes.fetch_add(bytes, Ordering::Relaxed);
         let promise = SpacePromise {
@@ -246,19 +289,22 @@ impl Volume {
             left_bytes: AtomicU64::new(bytes),
         };
         // Others may have been promised room meanwhile: this usage counts them, and this promise.
-        Ok((self.usage()?.remaining_bytes > 0).then_some(promise))
+        (self.usage().remaining_bytes > 0).then_some(promise)
     }
 }
 
 impl SpacePromise {
     /// The replica's files now take `bytes` of the disk: so much less is promised.
     pub fn taken(&self, bytes: u64) {
-        self.set_left(self.announced_bytes.saturating_sub(bytes));
+        let taken = self.set_left(self.announced_bytes.saturating_sub(bytes));
+        self.volume.taken_bytes.fetch_add(taken, Ordering::Relaxed);
     }
 
-    fn set_left(&self, left: u64) {
+    /// Returns how much less is left than before.
+    fn set_left(&self, left: u64) -> u64 {
         let before = self.left_bytes.swap(left, Ordering::Relaxed);
         self.volume.promised_bytes.fetch_add(left.wrapping_sub(before), Ordering::Relaxed);
+        before.saturating_sub(left)
     }
 }
 
@@ -274,6 +320,19 @@ struct FilesystemSpace {
     free_bytes: u64,
     /// Free for users other than root.
     available_bytes: u64,
+}
+
+impl FilesystemSpace {
+    fn of(root: &Path) -> Result<Self> {
+        let stat = rustix::fs::statvfs(root)
+            .map_err(io::Error::from)
+            .map_err(DatanodeError::io(format!("statvfs of {}", root.display())))?;
+        Ok(Self {
+            total_bytes: stat.f_blocks * stat.f_frsize,
+            free_bytes: stat.f_bfree * stat.f_frsize,
+            available_bytes: stat.f_bavail * stat.f_frsize,
+        })
+    }
 }
 
 fn usage_from(
@@ -378,7 +437,7 @@ pub(crate) mod tests {
     #[test]
     fn a_promise_shrinks_as_its_bytes_are_taken_and_ends_with_the_writer() {
         let (volume, _temp) = volume();
-        let promise = volume.promise(1000).unwrap().expect("room for 1000 bytes");
+        let promise = volume.promise(1000).expect("room for 1000 bytes");
         assert_eq!(volume.promised_bytes(), 1000);
         promise.taken(400);
         assert_eq!(volume.promised_bytes(), 600);
@@ -386,7 +445,7 @@ pub(crate) mod tests {
         assert_eq!(volume.promised_bytes(), 0);
         drop(promise);
         assert_eq!(volume.promised_bytes(), 0);
-        assert!(volume.promise(u64::MAX / 2).unwrap().is_none(), "more than any disk");
+        assert!(volume.promise(u64::MAX / 2).is_none(), "more than any disk");
         assert_eq!(volume.promised_bytes(), 0);
     }
 

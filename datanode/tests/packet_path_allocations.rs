@@ -111,7 +111,7 @@ impl Datanode {
             .and_then(|directory| directory.join_namespace(&namespace, "u", DatanodeLayout::V57))
             .unwrap();
         let volume = Arc::new(Volume::open(directory, POOL, 0, true).unwrap());
-        let dataset = Arc::new(Dataset::open(POOL, vec![volume], true, false).unwrap());
+        let dataset = Arc::new(Dataset::open(POOL, vec![volume], Vec::new(), true, false).unwrap());
         let counters = Arc::<Counters>::default();
         let threads = DataThreads::start(1, 96 << 20, false, &counters).unwrap();
         let spawner = threads.spawner();

@@ -193,6 +193,11 @@ settings! {
         "Host name to register with; empty: this host's", was "slave.host.name";
     DFS_DATANODE_DU_RESERVED: Bytes, "dfs.datanode.du.reserved" = "0",
         "Bytes of each volume to leave to others";
+    DFS_DATANODE_FAILED_VOLUMES_TOLERATED: Integer,
+        "dfs.datanode.failed.volumes.tolerated" = "0",
+        "Failed volumes that a datanode goes on with; -1: as long as one is left";
+    DFS_DATANODE_DISK_CHECK_TIMEOUT: Millis, "dfs.datanode.disk.check.timeout" = "10m",
+        "A volume whose disk does not answer a check for so long has failed";
     DFS_DATANODE_MAX_TRANSFER_THREADS: Integer, "dfs.datanode.max.transfer.threads" = "4096",
         "Most block streams at a time", was "dfs.datanode.max.xcievers";
     DFS_DATANODE_SYNCONCLOSE: Boolean, "dfs.datanode.synconclose" = "false",

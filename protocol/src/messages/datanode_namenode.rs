@@ -173,6 +173,20 @@ pub struct HeartbeatRequestProto {
     pub volume_failure_summary: Option<VolumeFailureSummaryProto>,
     #[prost(bool, optional, tag = "9")]
     pub request_full_block_report_lease: Option<bool>,
+    #[prost(message, repeated, tag = "11")]
+    pub slow_disks: Vec<SlowDiskReportProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SlowDiskReportProto {
+    #[prost(string, optional, tag = "1")]
+    pub base_path: Option<String>,
+    #[prost(double, optional, tag = "2")]
+    pub mean_metadata_op_latency: Option<f64>,
+    #[prost(double, optional, tag = "3")]
+    pub mean_read_io_latency: Option<f64>,
+    #[prost(double, optional, tag = "4")]
+    pub mean_write_io_latency: Option<f64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -292,6 +306,8 @@ pub struct BlockReceivedAndDeletedRequestProto {
 #[derive(Clone, PartialEq, Message)]
 pub struct BlockReceivedAndDeletedResponseProto {}
 
+/// `ErrorReportRequestProto.errorCode`: a volume failed, and others are left.
+pub const DISK_ERROR: u32 = 1;
 /// `ErrorReportRequestProto.errorCode`: the namenode takes the datanode for dead at once.
 pub const FATAL_DISK_ERROR: u32 = 3;
 
