@@ -119,6 +119,7 @@ async fn heartbeat(
             ..StorageReportProto::default()
         }],
         request_full_block_report_lease: Some(true),
+        slow_disks: Vec::new(),
         ..HeartbeatRequestProto::default()
     };
     rpc.call("sendHeartbeat", &request).await

@@ -209,6 +209,7 @@ impl NominalDatanode {
             cache_used: Some(0),
             volume_failure_summary: None,
             request_full_block_report_lease: Some(false),
+            slow_disks: Vec::new(),
         };
         self.rpc.call::<_, HeartbeatResponseProto>("sendHeartbeat", &request).await?;
         Ok(())
