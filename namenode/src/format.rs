@@ -1,7 +1,7 @@
 //! `ringfs namenode -format`: an empty namespace with a new identity, and opening what was formatted.
 //!
-//! The store is one file, `current/namespace.redb`, in the directory that `dfs.namenode.name.dir`
-//! names. The identity beside the namespace in it is what Hadoop keeps in a VERSION file: datanodes
+//! The store is `current/namespace.redb` in the directory that `dfs.namenode.name.dir` names, and the
+//! journal beside it, whose records count until the namenode stops in order. The identity beside the namespace in it is what Hadoop keeps in a VERSION file: datanodes
 //! compare it with theirs.
 
 use std::fs;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::config::NamespaceConfig;
 use crate::error::{NamenodeError, Result};
+use crate::journal_file::DiskJournal;
 use crate::limits::STORE_CACHE_BYTES;
 use crate::schema::{
     Counter, DirectoryRecord, IdentityRecord, InodeKind, InodeRecord, LAST_RESERVED_BLOCK_ID,
@@ -91,7 +92,12 @@ pub fn open(directory: &Path) -> Result<Store> {
                 .to_owned(),
         });
     }
-    Store::open(open_database(&file, false)?, &file.display().to_string())
+    let database = open_database(&file, false)?;
+    let journal = file.with_file_name("namespace.journal");
+    let opened = DiskJournal::open(&journal)
+        .map_err(|error| NamenodeError::system(format!("opening {}", journal.display()), error))?;
+    let (place, journal_place) = (file.display().to_string(), journal.display().to_string());
+    Store::open(database, &place, Box::new(opened), &journal_place)
 }
 
 pub(crate) fn store_file(directory: &Path) -> PathBuf {
@@ -193,7 +199,9 @@ mod tests {
         let identity = IdentityRecord { store_version: 7, ..IdentityRecord::default() };
         let database = open_database(&file, true).unwrap();
         store::format(&database, &identity, |_| Ok(())).unwrap();
-        let error = Store::open(database, "store.redb").err().unwrap().to_string();
+        let journal = DiskJournal::open(&directory.path().join("journal")).unwrap();
+        let opened = Store::open(database, "store.redb", Box::new(journal), "journal");
+        let error = opened.err().unwrap().to_string();
         assert!(error.contains("store version 7") && error.contains("version 1"), "{error}");
     }
 }

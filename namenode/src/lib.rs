@@ -21,6 +21,8 @@ pub mod format;
 pub mod heartbeats;
 pub mod host_lists;
 mod invalidations;
+pub mod journal;
+mod journal_file;
 pub mod leases;
 pub mod limits;
 mod listing;

@@ -1,16 +1,22 @@
-//! The metadata store: redb below, one writer above it, group commit in between.
+//! The metadata store: redb below, one writer above it, a journal and group commit in between.
 //!
 //! Every change is an operation queued to the writer thread. The writer takes what has gathered, runs
-//! the operations one after another in one transaction, commits it durably once, and only then lets
-//! the replies go: many replies share one sync. An operation sees what its predecessors in the batch
-//! did. One that fails is undone from a log of the values it replaced, so it leaves nothing. Work that
-//! must not precede durability (telling datanodes to delete blocks) is queued with
+//! the operations one after another in one transaction, makes it durable once, and only then lets the
+//! replies go: many replies share one sync. An operation sees what its predecessors in the batch did.
+//! One that fails is undone from a log of the values it replaced, so it leaves nothing. Work that must
+//! not precede durability (telling datanodes to delete blocks) is queued with
 //! [`Update::after_commit`] and runs between the commit and the replies.
+//!
+//! Durable is a batch by the journal: one write, where redb's own commit takes dozens and two syncs.
+//! redb commits to memory then, so readers see nothing that is not durable. The batch that finds no
+//! room in the journal is a checkpoint: a durable commit of redb, which voids the journal. Opening is
+//! one too, after what the journal has is replayed, and so is closing, which leaves a database that
+//! needs no journal.
 //!
 //! Reads use their own snapshot on the calling thread and never wait for the writer. Opening does not
 //! read the namespace; after a crash redb's quick repair spares the walk through the file.
 //!
-//! When redb fails, the batch fails as a whole, and every later change is refused: what was answered
+//! When journal or redb fail, the batch fails as a whole, and every later change is refused: what was answered
 //! stays durable, and nothing is answered that is not.
 
 use std::cell::OnceCell;
@@ -22,12 +28,13 @@ use std::thread::JoinHandle;
 use prost::Message;
 use redb::{
     Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
-    TableDefinition,
+    TableDefinition, WriteTransaction,
 };
 use ringfs_protocol::block::{BlockId, GenerationStamp};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{NamenodeError, Result};
+use crate::journal::{Changes, Journal, JournalFile};
 use crate::limits::{COPY_BATCH_MAX, WRITE_BATCH_MAX, WRITE_QUEUE_MAX};
 use crate::schema::{
     BlockPhase, BlockRecord, Counter, FileBlock, IDENTITY_KEY, IdentityRecord, Inode, InodeId,
@@ -37,6 +44,9 @@ use crate::schema::{
 
 type Bytes = &'static [u8];
 type Definition = TableDefinition<'static, Bytes, Bytes>;
+
+/// The epoch of the journal whose records the tables lack. Not there: they lack none.
+const EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("journal_epoch");
 
 fn definition(space: Space) -> Definition {
     TableDefinition::new(space.name())
@@ -51,13 +61,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Starts the writer of a formatted database. `place` names it in errors.
-    pub fn open(database: Database, place: &str) -> Result<Self> {
+    /// Starts the writer of a formatted database, once it has what the journal has. `place` and
+    /// `journal_place` name them in errors.
+    pub fn open(
+        database: Database,
+        place: &str,
+        journal: Box<dyn JournalFile>,
+        journal_place: &str,
+    ) -> Result<Self> {
         let identity = read_identity(&database, place)?;
+        let mut journal = Journal::new(journal, journal_place.to_owned());
+        recover(&database, &mut journal)?;
         let database = Arc::new(database);
         let commits = Arc::new(AtomicU64::new(0));
         let (queue, jobs) = mpsc::channel(WRITE_QUEUE_MAX);
-        let writer = Writer { database: database.clone(), commits: commits.clone(), failed: None };
+        let writer =
+            Writer { database: database.clone(), journal, commits: commits.clone(), failed: None };
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(jobs))
@@ -146,6 +165,7 @@ pub fn format(
     for space in Space::ALL {
         transaction.delete_table(definition(space))?;
     }
+    transaction.delete_table(EPOCH)?;
     {
         let mut update = Update::new(&transaction)?;
         update.put(Space::Identity, IDENTITY_KEY, &identity.encode_to_vec())?;
@@ -153,6 +173,39 @@ pub fn format(
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// Brings the tables to where the journal is, and lets it begin anew.
+fn recover(database: &Database, journal: &mut Journal) -> Result<()> {
+    let mut transaction = database.begin_write()?;
+    let epoch = transaction.open_table(EPOCH)?.get(())?.map(|epoch| epoch.value());
+    if let Some(epoch) = epoch {
+        let mut update = Update::new(&transaction)?;
+        let replayed = journal.replay(epoch, |space, key, value| {
+            let table = &mut update.tables[space as usize];
+            match value {
+                Some(value) => table.insert(key, value)?,
+                None => table.remove(key)?,
+            };
+            Ok(())
+        })?;
+        drop(update);
+        tracing::info!(
+            batches = replayed,
+            "the namespace was not closed: its journal was replayed"
+        );
+    }
+    journal.prepare()?;
+    journal.begin(begin_epoch(&mut transaction)?);
+    Ok(transaction.commit()?)
+}
+
+/// Makes the transaction a checkpoint: the epoch that follows it.
+fn begin_epoch(transaction: &mut WriteTransaction) -> Result<u64> {
+    let epoch = rand::random();
+    transaction.open_table(EPOCH)?.insert((), epoch)?;
+    transaction.set_quick_repair(true);
+    Ok(epoch)
 }
 
 fn read_identity(database: &Database, place: &str) -> Result<IdentityRecord> {
@@ -307,8 +360,8 @@ pub struct Update<'a> {
     tables: Vec<Table<'a, Bytes, Bytes>>,
     /// What the running operation replaced, oldest first.
     undo: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
+    changes: Changes,
     after_commit: Vec<Action>,
-    changed: bool,
 }
 
 type Action = Box<dyn FnOnce() + Send>;
@@ -330,17 +383,19 @@ impl View for Update<'_> {
 }
 
 impl<'a> Update<'a> {
-    fn new(transaction: &'a redb::WriteTransaction) -> Result<Self> {
+    fn new(transaction: &'a WriteTransaction) -> Result<Self> {
         let mut tables = Vec::with_capacity(Space::ALL.len());
         for space in Space::ALL {
             tables.push(transaction.open_table(definition(space))?);
         }
-        Ok(Self { tables, undo: Vec::new(), after_commit: Vec::new(), changed: false })
+        let (undo, changes, after_commit) = Default::default();
+        Ok(Self { tables, undo, changes, after_commit })
     }
 
     pub fn put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>> {
         let old = self.tables[space as usize].insert(key, value)?.map(|old| old.value().to_vec());
         self.undo.push((space, key.to_vec(), old.clone()));
+        self.changes.push(space, key, Some(value));
         Ok(old)
     }
 
@@ -348,6 +403,7 @@ impl<'a> Update<'a> {
         let old = self.tables[space as usize].remove(key)?.map(|old| old.value().to_vec());
         if old.is_some() {
             self.undo.push((space, key.to_vec(), old.clone()));
+            self.changes.push(space, key, None);
         }
         Ok(old)
     }
@@ -441,13 +497,13 @@ impl<'a> Update<'a> {
     }
 
     /// Ends one operation: keeps its changes, or takes them back.
-    fn settle(&mut self, keep: bool, actions_before: usize) -> Result<()> {
+    fn settle(&mut self, keep: bool, before: (usize, usize)) -> Result<()> {
         if keep {
-            self.changed |= !self.undo.is_empty();
             self.undo.clear();
             return Ok(());
         }
-        self.after_commit.truncate(actions_before);
+        self.changes.truncate(before.0);
+        self.after_commit.truncate(before.1);
         while let Some((space, key, old)) = self.undo.pop() {
             let table = &mut self.tables[space as usize];
             match old {
@@ -518,6 +574,7 @@ where
 
 struct Writer {
     database: Arc<Database>,
+    journal: Journal,
     commits: Arc<AtomicU64>,
     failed: Option<String>,
 }
@@ -543,29 +600,176 @@ impl Writer {
                 job.reply(self.failed.as_deref());
             }
         }
+        // After a failure the journal has what the database may lack.
+        if self.failed.is_none()
+            && let Err(error) = self.close()
+        {
+            tracing::warn!(%error, "the metadata store is left to the journal");
+        }
     }
 
-    fn apply(&self, batch: &mut [Box<dyn Job>]) -> Result<()> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_quick_repair(true);
-        let (after_commit, changed) = {
+    fn apply(&mut self, batch: &mut [Box<dyn Job>]) -> Result<()> {
+        let transaction = self.database.begin_write()?;
+        let (after_commit, changes) = {
             let mut update = Update::new(&transaction)?;
             for job in batch {
-                let actions_before = update.after_commit.len();
+                let before = (update.changes.len(), update.after_commit.len());
                 let succeeded = job.run(&mut update);
-                update.settle(succeeded, actions_before)?;
+                update.settle(succeeded, before)?;
             }
-            (update.after_commit, update.changed)
+            (update.after_commit, update.changes)
         };
-        if changed {
-            transaction.commit()?;
-            self.commits.fetch_add(1, Ordering::Relaxed);
-        } else {
+        if changes.is_empty() {
             transaction.abort()?;
+        } else {
+            self.commit(transaction, &changes)?;
+            self.commits.fetch_add(1, Ordering::Relaxed);
         }
         for action in after_commit {
             action();
         }
         Ok(())
+    }
+
+    fn commit(&mut self, mut transaction: WriteTransaction, changes: &Changes) -> Result<()> {
+        if self.journal.has_room(changes.len()) {
+            self.journal.append(changes)?;
+            transaction.set_durability(Durability::None).map_err(redb::Error::from)?;
+            return Ok(transaction.commit()?);
+        }
+        let epoch = begin_epoch(&mut transaction)?;
+        transaction.commit()?;
+        self.journal.begin(epoch);
+        Ok(())
+    }
+
+    /// Leaves a database that needs no journal.
+    fn close(&self) -> Result<()> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.delete_table(EPOCH)?;
+        transaction.set_quick_repair(true);
+        Ok(transaction.commit()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::config::NamespaceConfig;
+    use crate::format::{self, FormatOptions};
+
+    fn formatted(directory: &Path) -> Store {
+        let (config, clock) = (NamespaceConfig::for_tests(), ManualClock::new(5));
+        format::format(directory, &config, &FormatOptions::default(), &clock).unwrap();
+        format::open(directory).unwrap()
+    }
+
+    /// What a kill at this moment leaves of the store: the files as they are.
+    fn killed(store: &Path, name: &str) -> std::path::PathBuf {
+        let copy = store.with_file_name(name);
+        fs::create_dir_all(copy.join("current")).unwrap();
+        for file in ["namespace.redb", "namespace.journal"] {
+            let file = Path::new("current").join(file);
+            fs::copy(store.join(&file), copy.join(&file)).unwrap();
+        }
+        copy
+    }
+
+    async fn put(store: &Store, key: u32, value_bytes: usize) {
+        let put = move |update: &mut Update| {
+            update.put(Space::Retries, &key.to_be_bytes(), &vec![key as u8; value_bytes]).map(drop)
+        };
+        store.write(put).await.unwrap();
+    }
+
+    fn keys(store: &Store) -> Vec<u32> {
+        let pairs = store.snapshot().unwrap().scan_prefix(Space::Retries, &[], usize::MAX);
+        let pairs = pairs.unwrap().into_iter();
+        pairs.map(|(key, _)| u32::from_be_bytes(key.try_into().unwrap())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_kill_loses_no_answered_change_before_or_behind_checkpoints() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("name");
+        let store = formatted(&name);
+        for key in 0..5 {
+            put(&store, key, 100).await;
+        }
+        let failing = store.write(|update| {
+            update.put(Space::Retries, b"lost", b"")?;
+            Err::<(), _>(NamenodeError::Io("no".to_owned()))
+        });
+        failing.await.unwrap_err();
+        store.write(|update| update.remove(Space::Retries, &1u32.to_be_bytes())).await.unwrap();
+        let first = killed(&name, "first");
+        assert_eq!(keys(&format::open(&first).unwrap()), [0, 2, 3, 4]);
+        // Killed again after its replay, and closed in order.
+        let reopened = format::open(&first).unwrap();
+        put(&reopened, 5, 100).await;
+        let second = killed(&first, "second");
+        drop(reopened);
+        for store in [first, second] {
+            assert_eq!(keys(&format::open(&store).unwrap()), [0, 2, 3, 4, 5]);
+        }
+
+        // These do not fit one journal: a checkpoint lies between, old records behind the new ones.
+        for key in 10..16 {
+            put(&store, key, 6 << 20).await;
+        }
+        put(&store, 10, 1).await;
+        let copy = killed(&name, "third");
+        let reopened = format::open(&copy).unwrap();
+        assert_eq!(keys(&reopened), [0, 2, 3, 4, 10, 11, 12, 13, 14, 15]);
+        let value = reopened.snapshot().unwrap().get(Space::Retries, &10u32.to_be_bytes());
+        assert_eq!(value.unwrap().unwrap(), [10]);
+    }
+
+    #[tokio::test]
+    async fn records_that_the_database_has_already_change_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("name");
+        let store = formatted(&name);
+        put(&store, 1, 10).await;
+        put(&store, 2, 10).await;
+        store.write(|update| update.remove(Space::Retries, &1u32.to_be_bytes())).await.unwrap();
+        let copy = killed(&name, "copy");
+        // The database with the records' changes and their epoch both, as redb may write it out.
+        let database = Database::open(format::store_file(&copy)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction
+            .open_table(definition(Space::Retries))
+            .unwrap()
+            .insert(&2u32.to_be_bytes()[..], &[2; 10][..])
+            .unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        assert_eq!(keys(&format::open(&copy).unwrap()), [2]);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_is_needed_must_be_whole_and_one_that_is_not_may_be_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("name");
+        let store = formatted(&name);
+        put(&store, 1, 10).await;
+        put(&store, 2, 10).await;
+        let journal = Path::new("current").join("namespace.journal");
+        let (gone, damaged) = (killed(&name, "gone"), killed(&name, "damaged"));
+        fs::remove_file(gone.join(&journal)).unwrap();
+        let mut bytes = fs::read(damaged.join(&journal)).unwrap();
+        bytes[40] ^= 1;
+        fs::write(damaged.join(&journal), bytes).unwrap();
+        for (copy, why) in [(gone, "truncated"), (damaged, "corrupt")] {
+            let error = format::open(&copy).err().unwrap().to_string();
+            assert!(error.contains("namespace.journal: byte 0") && error.contains(why), "{error}");
+        }
+        drop(store);
+        fs::remove_file(name.join(&journal)).unwrap();
+        assert_eq!(keys(&format::open(&name).unwrap()), [1, 2]);
     }
 }
