@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Data gathers in `pieces` until a slab is full; then it is a job. What has gathered is flushed as it
-//! is when the socket has nothing more, the disk is idle, and either the last packet is a short one
-//! (its client flushes, and waits) or the data has waited for [`GATHER_PATIENCE`]: whole sectors from
-//! the slab, the last partial sector from a padded copy, and written again once it has grown. So a
-//! fast writer gets writes of a slab, and one that flushes an ack without delay.
+//! is when the socket has nothing more and the disk is idle: at once if the last packet is a short one
+//! (its client flushes, and waits) or the last slab took longer than [`GATHER_PATIENCE`] to fill, or
+//! else when the data has waited for that time. Whole sectors go from the slab, the last partial
+//! sector from a padded copy, written again once it has grown. So a fast writer gets writes of a slab,
+//! and a slow one, or one that flushes, an ack without delay.
 //!
 //! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
 //! They complete in order. After a failed write nothing more is written or acknowledged, and what is
@@ -115,6 +116,9 @@ struct State {
     submitted_end: u64,
     /// Since when there is data beyond.
     gathers_since: Option<Instant>,
+    /// Since when data goes to the present slab, and whether the one before was soon full.
+    slab_since: Option<Instant>,
+    fills_slabs: bool,
     /// Whether the last packet was a short one, and its length.
     is_short: bool,
     packet_len: u64,
@@ -164,6 +168,8 @@ impl BlockSink {
             end,
             submitted_end: end,
             gathers_since: None,
+            slab_since: None,
+            fills_slabs: false,
             is_short: false,
             packet_len: 0,
             meta: VecDeque::new(),
@@ -487,11 +493,14 @@ impl State {
     fn note_packet(&mut self, len: u64) {
         self.is_short = len < self.packet_len.max(EAGER_PACKET_BYTES);
         self.packet_len = len;
-        self.gathers_since.get_or_insert_with(ring::now);
+        let now = ring::now();
+        self.gathers_since.get_or_insert(now);
+        self.slab_since.get_or_insert(now);
     }
 
     fn is_flush_due(&self) -> bool {
-        let is_due = |since| self.is_short || ring::now() >= since + GATHER_PATIENCE;
+        let is_eager = self.is_short || !self.fills_slabs;
+        let is_due = |since| is_eager || ring::now() >= since + GATHER_PATIENCE;
         self.gathers_since.is_some_and(is_due)
     }
 
@@ -527,6 +536,8 @@ impl State {
         if writes.is_empty() {
             return false;
         }
+        let is_soon = |since| ring::now() <= since + GATHER_PATIENCE;
+        self.fills_slabs = self.slab_since.take().is_none_or(is_soon);
         let end = self.start;
         self.queue_up_to(writes, false, end);
         true
