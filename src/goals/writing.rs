@@ -76,27 +76,33 @@ pub fn processor_time(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Each side at half of the most that it took itself, in closed loop.
+/// Each side at half of the most that it took itself, in closed loop; and ours at the peer's half, for
+/// the two are far apart.
 pub fn ack_latency(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     let bytes = lab.bytes();
     let ours = one_pipeline(lab.ours()?, bytes, 3);
-    let peer = lab.peer().map(|peer| one_pipeline(peer, bytes, 3));
-    let sides = [("ringfs", Side::Ours, Some(ours)), ("peer", Side::Peer, peer)];
-    let sides = sides.into_iter().filter_map(|(name, side, options)| Some((name, side, options?)));
-    let sides: Vec<(&str, Side, PipelineOptions)> = sides.collect();
-    let peaks = sides.iter().map(|(name, side, options)| {
-        Subject::pipeline(format!("{name}, as fast as it goes"), *side, options.clone())
-    });
-    let peaks = lab.interleave(peaks.collect())?;
-    let open_loop = sides.into_iter().zip(&peaks).map(|((name, side, options), peak)| {
-        let half = median_of(peak, Run::gb_per_s) * 1e9 / 2.0;
-        let options = PipelineOptions { rate: Some(half as u64), ..options };
-        Subject::pipeline(format!("{name}, {:.3} GB/s planned", half / 1e9), side, options)
-    });
-    let measured = lab.interleave(open_loop.collect())?;
-    if let [ours, peer] = &measured[..] {
-        lab.judge_medians("p99 of a packet's ack, us", (ours, peer), p99_us, AtMost(0.25));
-    }
+    let peer = lab.peer().expect("this goal is refused without a peer");
+    let peer = one_pipeline(peer, bytes, 3);
+    let peaks = lab.interleave(vec![
+        Subject::pipeline("ringfs, as fast as it goes", Side::Ours, ours.clone()),
+        Subject::pipeline("peer, as fast as it goes", Side::Peer, peer.clone()),
+    ])?;
+    let halves: Vec<f64> = peaks.iter().map(|peak| median_of(peak, Run::gb_per_s) / 2.0).collect();
+    let planned = |name: &str, side, options: &PipelineOptions, gb_per_s: f64| {
+        let options = PipelineOptions { rate: Some((gb_per_s * 1e9) as u64), ..options.clone() };
+        Subject::pipeline(format!("{name}, {gb_per_s:.3} GB/s planned"), side, options)
+    };
+    let measured = lab.interleave(vec![
+        planned("ringfs", Side::Ours, &ours, halves[0]),
+        planned("ringfs", Side::Ours, &ours, halves[1]),
+        planned("peer", Side::Peer, &peer, halves[1]),
+    ])?;
+    let [at_its_own, at_the_peers, peer] = &measured[..] else { unreachable!("three subjects") };
+    let bound = AtMost(0.25);
+    let what = "p99 of an ack, each at half of its own peak, us";
+    lab.judge_medians(what, (at_its_own, peer), p99_us, bound);
+    let what = "p99 of an ack, both at half of the peer's peak, us";
+    lab.judge_medians(what, (at_the_peers, peer), p99_us, bound);
     Ok(())
 }
 
