@@ -80,14 +80,33 @@ impl Client {
     /// `uri` is `hdfs://host[:port]`, by default `fs.defaultFS`. The user is `HADOOP_USER_NAME`, else
     /// the login's. Nothing is sent until the first call.
     pub fn connect(config: &Configuration, uri: Option<&str>) -> Result<Self, ClientError> {
+        Self::connect_as(config, uri, user_name(), Uuid::new_v4().simple())
+    }
+
+    /// A client on a host of a simulated world, where the user names the host; `instance` tells the
+    /// clients there apart.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(
+        config: &Configuration,
+        host: &str,
+        instance: u64,
+    ) -> Result<Self, ClientError> {
+        Self::connect_as(config, None, host.to_owned(), format!("{host}_{instance}"))
+    }
+
+    fn connect_as(
+        config: &Configuration,
+        uri: Option<&str>,
+        user: String,
+        instance: impl std::fmt::Display,
+    ) -> Result<Self, ClientError> {
         let settings = ClientSettings::from_configuration(config)?;
         let address = namenode_address(config, uri)?;
-        let user = user_name();
-        let client_name = format!("ringfs_client_{}", Uuid::new_v4().simple());
+        let client_name = format!("ringfs_client_{instance}");
         let namenode = Namenode::new(&address, &user, &settings);
         let shared = Shared {
             leases: LeaseRenewal::new(namenode.clone(), client_name.clone()),
-            connector: DatanodeConnector::new(&settings),
+            connector: DatanodeConnector::new(&settings, &user),
             idle_connections: IdleConnections::default(),
             uri: format!("hdfs://{address}"),
             server_defaults: OnceCell::new(),

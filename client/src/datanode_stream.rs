@@ -1,7 +1,6 @@
 //! A connection to a datanode's data port: operations out, replies and packets in.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -10,25 +9,27 @@ use ringfs_protocol::ProtocolError;
 use ringfs_protocol::block::ExtendedBlock;
 use ringfs_protocol::messages::{BlockOpResponseProto, DatanodeIDProto, Status};
 use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::ClientError;
 use crate::config::ClientSettings;
 use crate::limits::REPLY_BUFFER_BYTES;
+use crate::socket::Socket;
 use crate::streamer::transfer_address;
 
 /// How datanodes are reached.
 #[derive(Clone, Debug)]
 pub(crate) struct DatanodeConnector {
+    /// Where we are, in a simulated world.
+    #[cfg_attr(not(feature = "simulation"), allow(dead_code, reason = "nobody asks"))]
+    pub host: String,
     pub socket_timeout: Duration,
     pub use_hostname: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct DatanodeStream {
-    pub tcp: TcpStream,
+    pub tcp: Socket,
     /// Bytes received and not yet consumed.
     pub received: BytesMut,
     /// What precedes the next operation: the status of the read before it.
@@ -38,8 +39,9 @@ pub(crate) struct DatanodeStream {
 }
 
 impl DatanodeConnector {
-    pub fn new(settings: &ClientSettings) -> Self {
+    pub fn new(settings: &ClientSettings, user: &str) -> Self {
         Self {
+            host: user.to_owned(),
             socket_timeout: settings.socket_timeout,
             use_hostname: settings.use_datanode_hostname,
         }
@@ -51,8 +53,7 @@ impl DatanodeConnector {
         let port = id.xfer_port as u16;
         let what = || format!("connecting to datanode {address}");
         let tcp =
-            within(self.socket_timeout, what, TcpStream::connect((host.as_str(), port))).await?;
-        tune(&tcp);
+            within(self.socket_timeout, what, Socket::connect(&self.host, host, port)).await?;
         Ok(DatanodeStream { tcp, received: BytesMut::new(), owed: BytesMut::new(), address })
     }
 }
@@ -149,21 +150,4 @@ pub(crate) async fn within<T>(
         Ok(result) => result.map_err(|source| ClientError::io(what(), source)),
         Err(_) => Err(ClientError::TimedOut { what: what(), timeout_ms: limit.as_millis() as u64 }),
     }
-}
-
-/// Small messages must not wait for more; and between two processes of one host the default
-/// congestion control may be one that paces (BBR), at half the speed of those that do not. Failing
-/// either costs speed only.
-fn tune(tcp: &TcpStream) {
-    let _ = tcp.set_nodelay(true);
-    let (Ok(peer), Ok(own)) = (tcp.peer_addr(), tcp.local_addr()) else {
-        return;
-    };
-    if is_local(peer.ip(), own.ip()) {
-        let _ = socket2::SockRef::from(tcp).set_tcp_congestion(b"cubic");
-    }
-}
-
-fn is_local(peer: IpAddr, own: IpAddr) -> bool {
-    peer.is_loopback() || peer == own
 }

@@ -50,6 +50,15 @@ pub struct FileReader {
     failures: Failures,
 }
 
+/// Where in a window of time, from 0 to 1, a reader tries again: not all at once.
+fn spread() -> f64 {
+    #[cfg(feature = "simulation")]
+    if let Some(choice) = ringfs_protocol::simulation::random() {
+        return choice;
+    }
+    rand::random()
+}
+
 /// A reader of a range, and the index of the replica that it reads.
 type Opened = (BlockReader, BlockRange, usize);
 
@@ -324,7 +333,7 @@ impl FileReader {
             });
         }
         let window = settings.retry_window * failures.rounds;
-        let spread = settings.retry_window.mul_f64(rand::random::<f64>());
+        let spread = settings.retry_window.mul_f64(spread());
         tokio::time::sleep(window + spread).await;
         failures.rounds += 1;
         for datanode in &range.block.locs {

@@ -4,7 +4,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::datanode_stream::DatanodeStream;
 use crate::limits::{IDLE_CONNECTION_LIFE, IDLE_CONNECTIONS_MAX};
@@ -62,7 +64,11 @@ impl Idle {
     /// Returns after what time the next one expires.
     fn close_expired(&mut self) -> Option<Duration> {
         let now = Instant::now();
-        let left = |since: Instant| IDLE_CONNECTION_LIFE.checked_sub(now.duration_since(since));
+        // None left at all is over, or the closer would sleep for no time again and again.
+        let left = |since: Instant| {
+            let left = IDLE_CONNECTION_LIFE.checked_sub(now.duration_since(since));
+            left.filter(|left| !left.is_zero())
+        };
         self.streams.retain(|(_, since)| left(*since).is_some());
         self.streams.front().and_then(|(_, since)| left(*since))
     }

@@ -24,6 +24,7 @@ mod located_blocks;
 mod namenode;
 mod packetizer;
 pub mod shell;
+mod socket;
 mod stream_driver;
 mod streamer;
 mod write_pipeline;

@@ -116,7 +116,11 @@ impl StreamDriver {
             let deadline =
                 self.streamer.deadline_ms().map(|ms| self.started + Duration::from_millis(ms));
             let pipeline = self.pipeline.as_ref();
+            // In this order, so that what is queued leaves before more is taken.
             tokio::select! {
+                biased;
+                () = writable(pipeline) => self.send(),
+                () = readable(pipeline) => self.receive(),
                 count = self.commands.recv_many(&mut batch, PACKETS_QUEUED_MAX),
                     if self.streamer.has_room() =>
                 {
@@ -130,8 +134,6 @@ impl StreamDriver {
                         }
                     }
                 }
-                () = writable(pipeline) => self.send(),
-                () = readable(pipeline) => self.receive(),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)),
                     if deadline.is_some() => self.tell(Event::TimePassed),
             }

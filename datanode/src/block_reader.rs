@@ -6,7 +6,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use ringfs_protocol::block::{ExtendedBlock, ReplicaState};
@@ -262,11 +262,11 @@ pub fn read_filled(
 
 /// Waits a while for a replica being written to reach `end`.
 async fn on_disk_for(replica: &Replica, end: u64) -> OnDisk {
-    let deadline = Instant::now() + GROWTH_PATIENCE;
+    let deadline = ring::now() + GROWTH_PATIENCE;
     loop {
         let on_disk = replica.on_disk();
         let may_grow = replica.state() == ReplicaState::Rbw && end <= i64::MAX as u64;
-        if on_disk.len >= end || !may_grow || Instant::now() >= deadline {
+        if on_disk.len >= end || !may_grow || ring::now() >= deadline {
             return on_disk;
         }
         ring::sleep(GROWTH_POLL).await;

@@ -11,6 +11,7 @@ use ringfs_protocol::messages::{
     DatanodeCommandType,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::block_recovery::BlockRecovery;
@@ -31,25 +32,27 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// Runs until the link is gone.
+    /// Runs until the link is gone. What it has begun ends with it.
     pub async fn run(self, mut commands: mpsc::UnboundedReceiver<DatanodeCommandProto>) {
+        let mut begun = JoinSet::new();
         while let Some(command) = commands.recv().await {
-            self.execute(command);
+            while begun.try_join_next().is_some() {}
+            self.execute(command, &mut begun);
         }
     }
 
-    fn execute(&self, command: DatanodeCommandProto) {
+    fn execute(&self, command: DatanodeCommandProto, begun: &mut JoinSet<()>) {
         // A type that a later namenode may know is not known here: nothing to do.
         let Ok(kind) = DatanodeCommandType::try_from(command.cmd_type) else { return };
         match kind {
             DatanodeCommandType::BlockCommand => {
                 if let Some(command) = command.blk_cmd {
-                    self.block_command(command);
+                    self.block_command(command, begun);
                 }
             }
             DatanodeCommandType::BlockRecoveryCommand => {
                 if let Some(command) = command.recovery_cmd {
-                    self.recover(command);
+                    self.recover(command, begun);
                 }
             }
             DatanodeCommandType::FinalizeCommand => self.finalize_upgrade(),
@@ -65,10 +68,10 @@ impl Commands {
         }
     }
 
-    fn block_command(&self, command: BlockCommandProto) {
+    fn block_command(&self, command: BlockCommandProto, begun: &mut JoinSet<()>) {
         match BlockCommandAction::try_from(command.action) {
             Ok(BlockCommandAction::Invalidate) => {
-                tokio::spawn(delete_all(self.dataset.clone(), command));
+                begun.spawn(delete_all(self.dataset.clone(), command));
             }
             Ok(BlockCommandAction::Transfer) => self.transfers.start_all(&command, &self.data_work),
             // Apache's datanodes refuse it as well.
@@ -76,9 +79,9 @@ impl Commands {
         }
     }
 
-    fn recover(&self, command: BlockRecoveryCommandProto) {
+    fn recover(&self, command: BlockRecoveryCommandProto, begun: &mut JoinSet<()>) {
         let recovery = self.recovery.clone();
-        tokio::spawn(async move {
+        begun.spawn(async move {
             for block in &command.blocks {
                 recovery.recover(block).await;
             }

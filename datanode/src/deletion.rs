@@ -27,6 +27,9 @@ pub struct Deleter {
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     next_name: AtomicU64,
+    /// In a simulated world, which has one thread: what a thread would be given.
+    #[cfg(feature = "simulation")]
+    inline: Option<(Receiver<Job>, Arc<ReportQueue>)>,
 }
 
 #[derive(Debug)]
@@ -43,6 +46,17 @@ impl Deleter {
     pub fn start(volume: Arc<Volume>, reports: Arc<ReportQueue>) -> Result<Self> {
         let (jobs, queue) = unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
+        #[cfg(feature = "simulation")]
+        if ringfs_protocol::simulation::is_entered() {
+            return Ok(Self {
+                volume,
+                jobs,
+                stopping,
+                thread: None,
+                next_name: AtomicU64::new(0),
+                inline: Some((queue, reports)),
+            });
+        }
         let thread = std::thread::Builder::new()
             .name("deletion".into())
             .spawn({
@@ -50,7 +64,15 @@ impl Deleter {
                 move || delete_all(&volume, &queue, &reports, &stopping)
             })
             .map_err(DatanodeError::io("starting a deletion thread"))?;
-        Ok(Self { volume, jobs, stopping, thread: Some(thread), next_name: AtomicU64::new(0) })
+        Ok(Self {
+            volume,
+            jobs,
+            stopping,
+            thread: Some(thread),
+            next_name: AtomicU64::new(0),
+            #[cfg(feature = "simulation")]
+            inline: None,
+        })
     }
 
     /// Takes `files` of a replica out of sight now and unlinks them later. A file that is missing
@@ -69,6 +91,10 @@ impl Deleter {
         }
         // A send fails only while stopping; the files are then deleted at the next start.
         let _ = self.jobs.send(Job { paths, accounted_bytes, report });
+        #[cfg(feature = "simulation")]
+        if let Some((queue, reports)) = &self.inline {
+            queue.try_iter().for_each(|job| delete(&self.volume, job, reports));
+        }
         Ok(())
     }
 
@@ -114,16 +140,20 @@ fn delete_all(volume: &Volume, jobs: &Receiver<Job>, reports: &ReportQueue, stop
         if stopping.load(Ordering::Relaxed) {
             return;
         }
-        for path in &job.paths {
-            if let Err(error) = fs::remove_file(path) {
-                warn!(path = %path.display(), %error, "a deleted replica's file stays until restart");
-            }
+        delete(volume, job, reports);
+    }
+}
+
+fn delete(volume: &Volume, job: Job, reports: &ReportQueue) {
+    for path in &job.paths {
+        if let Err(error) = fs::remove_file(path) {
+            warn!(path = %path.display(), %error, "a deleted replica's file stays until restart");
         }
-        volume.account(job.accounted_bytes, 0);
-        if let Some(block) = job.report {
-            debug!(%block, bytes = block.num_bytes, "deleted");
-            reports.push(volume.storage_id(), block, BlockChange::Deleted);
-        }
+    }
+    volume.account(job.accounted_bytes, 0);
+    if let Some(block) = job.report {
+        debug!(%block, bytes = block.num_bytes, "deleted");
+        reports.push(volume.storage_id(), block, BlockChange::Deleted);
     }
 }
 

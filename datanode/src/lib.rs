@@ -54,6 +54,8 @@ pub mod replica_recovery;
 pub mod ring;
 pub mod runtime;
 pub mod server;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod small_read;
 mod start_scan;
 pub mod storage_directory;

@@ -235,6 +235,7 @@ impl NamenodeLink {
         let mut heartbeat_at = Instant::now();
         loop {
             let done = tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(heartbeat_at) => {
                     heartbeat_at = Instant::now() + self.config.heartbeat_interval;
                     self.heartbeat(session).await

@@ -53,12 +53,12 @@ const IPC_CONNECTIONS_MAX: usize = 512;
 const IPC_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The directories, locked, and what their VERSION files say of this datanode.
-struct Storage {
+pub(crate) struct Storage {
     directories: Vec<LockedDirectory>,
     /// Directories that could not be opened.
     failed: Vec<VolumeFailure>,
-    datanode_uuid: String,
-    layout: DatanodeLayout,
+    pub(crate) datanode_uuid: String,
+    pub(crate) layout: DatanodeLayout,
 }
 
 pub fn run(configuration: &Configuration, block_data: BlockData) -> Result<()> {
@@ -124,6 +124,7 @@ async fn serve(
     let host_name = config.host_name.clone();
     let parts = Parts::assemble(
         config,
+        user_name(),
         identity,
         namenode,
         namespace,
@@ -141,7 +142,7 @@ async fn serve(
 }
 
 impl Storage {
-    fn lock(config: &DatanodeConfig) -> Result<Self> {
+    pub(crate) fn lock(config: &DatanodeConfig) -> Result<Self> {
         let (mut directories, mut failed) = (Vec::new(), Vec::new());
         for location in &config.data_dirs {
             match LockedDirectory::open(location, config.data_dir_mode) {
@@ -158,7 +159,11 @@ impl Storage {
         Ok(Self { directories, failed, datanode_uuid, layout })
     }
 
-    fn join(mut self, config: &DatanodeConfig, namespace: &NamespaceInfoProto) -> Result<Dataset> {
+    pub(crate) fn join(
+        mut self,
+        config: &DatanodeConfig,
+        namespace: &NamespaceInfoProto,
+    ) -> Result<Dataset> {
         let identity = NamespaceIdentity::from(namespace);
         let open = |directory: LockedDirectory| {
             let directory =
@@ -206,19 +211,20 @@ fn failed_at_start(root: &Path, error: DatanodeError) -> Result<VolumeFailure> {
 }
 
 /// What runs on the control thread.
-struct Parts {
-    link: NamenodeLink,
-    commands: Commands,
-    command_queue: mpsc::UnboundedReceiver<DatanodeCommandProto>,
-    ipc: Arc<IpcService>,
-    server: Arc<TransferServer>,
+pub(crate) struct Parts {
+    pub(crate) link: NamenodeLink,
+    pub(crate) commands: Commands,
+    pub(crate) command_queue: mpsc::UnboundedReceiver<DatanodeCommandProto>,
+    pub(crate) ipc: Arc<IpcService>,
+    pub(crate) server: Arc<TransferServer>,
     shutdown: Arc<Notify>,
-    failed_volumes: FailedVolumes,
+    pub(crate) failed_volumes: FailedVolumes,
 }
 
 impl Parts {
-    fn assemble(
+    pub(crate) fn assemble(
         config: Arc<DatanodeConfig>,
+        user: String,
         identity: NodeIdentity,
         namenode: RpcClient,
         namespace: NamespaceInfoProto,
@@ -258,7 +264,7 @@ impl Parts {
                 data_work: data_work.clone(),
                 namenode: namenode.clone(),
                 own_uuid: identity.datanode_uuid.clone(),
-                user: user_name(),
+                user: user.clone(),
                 connect_timeout: config.rpc.connect_timeout,
             }),
         };
@@ -267,7 +273,7 @@ impl Parts {
             data_work,
             link: requests.clone(),
             shutdown: shutdown.clone(),
-            owner: user_name(),
+            owner: user,
             started: Instant::now(),
         });
         let failed_volumes = FailedVolumes {

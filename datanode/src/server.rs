@@ -54,8 +54,8 @@ pub struct TransferServer {
 
 impl TransferServer {
     /// Accepts on a data thread for as long as the data threads live.
-    pub fn start(self: Arc<Self>, listener: std::net::TcpListener, data_work: DataWork) {
-        let handing_out = data_work.clone();
+    pub fn start(self: Arc<Self>, listener: impl Into<OwnedFd>, data_work: DataWork) {
+        let (handing_out, listener) = (data_work.clone(), listener.into());
         data_work.start(move || self.accept(TcpListener::new(listener), handing_out));
     }
 

@@ -15,6 +15,7 @@ use crate::client_protocol::{no_such_method, request};
 use crate::datanodes::Registration;
 use crate::error::{NamenodeError, Result};
 use crate::heartbeats::{Heartbeat, HeartbeatReply, TransferOrder};
+use crate::limits::REPORT_INLINE_REPLICAS;
 use crate::namesystem::Namesystem;
 
 /// What datanodes are told they talk to: a version that Java's of 2.7 to 3.5 all accept, and the
@@ -213,6 +214,10 @@ impl Namesystem {
             None => (0, true),
         };
         let blocks = self.blocks.clone();
+        if replicas_of(&request) <= REPORT_INLINE_REPLICAS {
+            let uuid = &request.registration.datanode_id.datanode_uuid;
+            return blocks.full_report(uuid, lease, is_last, &request.reports);
+        }
         // A million replicas take seconds: not on a thread that serves others.
         let taken_in = tokio::task::spawn_blocking(move || {
             let uuid = &request.registration.datanode_id.datanode_uuid;
@@ -261,6 +266,14 @@ impl Namesystem {
             own.cluster_id
         )))
     }
+}
+
+fn replicas_of(request: &BlockReportRequestProto) -> u64 {
+    let of = |report: &StorageBlockReportProto| {
+        // Three numbers each, where they come as such.
+        report.number_of_blocks.unwrap_or(report.blocks.len() as u64 / 3)
+    };
+    request.reports.iter().map(of).sum()
 }
 
 fn encode(reply: impl Message) -> Bytes {

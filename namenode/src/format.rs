@@ -148,7 +148,11 @@ fn host_address() -> IpAddr {
         .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
-fn create_root(update: &mut Update, config: &NamespaceConfig, now_ms: u64) -> Result<()> {
+pub(crate) fn create_root(
+    update: &mut Update,
+    config: &NamespaceConfig,
+    now_ms: u64,
+) -> Result<()> {
     update.put_counter(Counter::LastInode, ROOT_INODE)?;
     update.put_counter(Counter::LastBlock, LAST_RESERVED_BLOCK_ID)?;
     update.put_counter(Counter::GenerationStamp, LAST_RESERVED_GENERATION_STAMP)?;

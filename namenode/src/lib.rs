@@ -47,6 +47,8 @@ pub mod safe_mode;
 pub mod schema;
 pub mod server;
 mod service_state;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod storage_policies;
 pub mod store;
 mod stored_blocks;

@@ -83,6 +83,9 @@ pub const STORAGES_PER_DATANODE_MAX: usize = 256;
 /// replica takes up to 5 us (a look-up in the store), so others wait 5 ms at most.
 pub const REPORT_STEP: usize = 1000;
 
+/// A full report of no more replicas than this is taken in where it arrives: one step's worth.
+pub const REPORT_INLINE_REPLICAS: u64 = REPORT_STEP as u64;
+
 /// Blocks of the replica map that a sweep visits at a time: at about 50 ns each, and 3 us if one has
 /// lost a replica, so others wait 15 ms at most.
 pub const SWEEP_STEP: usize = 5000;

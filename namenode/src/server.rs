@@ -103,8 +103,8 @@ fn open(configuration: &Configuration) -> Result<Arc<Namesystem>> {
 }
 
 /// The calls of all protocols.
-struct NamenodeService {
-    namesystem: Arc<Namesystem>,
+pub(crate) struct NamenodeService {
+    pub(crate) namesystem: Arc<Namesystem>,
 }
 
 impl RpcService for NamenodeService {
@@ -123,7 +123,7 @@ impl RpcService for NamenodeService {
 }
 
 /// Ticks, at once again while there is work in hand.
-async fn monitor(blocks: Arc<BlockManager>) {
+pub(crate) async fn monitor(blocks: Arc<BlockManager>) {
     loop {
         if blocks.tick() {
             tokio::task::yield_now().await;

@@ -58,6 +58,9 @@ pub struct Store {
     writer: Option<JoinHandle<()>>,
     commits: Arc<AtomicU64>,
     identity: IdentityRecord,
+    /// In a simulated world, which has one thread: the writer, called in its place.
+    #[cfg(feature = "simulation")]
+    inline: Option<parking_lot::Mutex<Writer>>,
 }
 
 impl Store {
@@ -77,11 +80,24 @@ impl Store {
         let (queue, jobs) = mpsc::channel(WRITE_QUEUE_MAX);
         let writer =
             Writer { database: database.clone(), journal, commits: commits.clone(), failed: None };
+        #[cfg(feature = "simulation")]
+        if ringfs_protocol::simulation::is_entered() {
+            let inline = Some(parking_lot::Mutex::new(writer));
+            return Ok(Self { database, queue: None, writer: None, commits, identity, inline });
+        }
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(jobs))
             .map_err(|error| NamenodeError::system("starting the store's writer", error))?;
-        Ok(Self { database, queue: Some(queue), writer: Some(writer), commits, identity })
+        Ok(Self {
+            database,
+            queue: Some(queue),
+            writer: Some(writer),
+            commits,
+            identity,
+            #[cfg(feature = "simulation")]
+            inline: None,
+        })
     }
 
     pub fn identity(&self) -> &IdentityRecord {
@@ -135,6 +151,12 @@ impl Store {
     {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Operation { run: Some(operation), result: None, reply: Some(reply) });
+        #[cfg(feature = "simulation")]
+        if let Some(writer) = &self.inline {
+            writer.lock().carry_out(vec![job]);
+            let lost = |_| NamenodeError::Store("the writer gave no answer".to_owned());
+            return answer.await.map_err(lost)?;
+        }
         let stopped = || NamenodeError::Store("the writer has stopped".to_owned());
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
         queue.send(job).await.map_err(|_| stopped())?;
@@ -589,22 +611,26 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            if self.failed.is_none()
-                && let Err(error) = self.apply(&mut batch)
-            {
-                let why = error.to_string();
-                tracing::error!("metadata can no longer be changed: {why}");
-                self.failed = Some(why);
-            }
-            for job in batch {
-                job.reply(self.failed.as_deref());
-            }
+            self.carry_out(batch);
         }
         // After a failure the journal has what the database may lack.
         if self.failed.is_none()
             && let Err(error) = self.close()
         {
             tracing::warn!(%error, "the metadata store is left to the journal");
+        }
+    }
+
+    fn carry_out(&mut self, mut batch: Vec<Box<dyn Job>>) {
+        if self.failed.is_none()
+            && let Err(error) = self.apply(&mut batch)
+        {
+            let why = error.to_string();
+            tracing::error!("metadata can no longer be changed: {why}");
+            self.failed = Some(why);
+        }
+        for job in batch {
+            job.reply(self.failed.as_deref());
         }
     }
 

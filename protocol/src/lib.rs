@@ -12,10 +12,13 @@ pub mod file_checksum;
 pub mod limits;
 pub mod messages;
 pub mod meta_file;
+pub mod mutants;
 pub mod operation;
 pub mod packet;
 pub mod rpc;
 pub mod settings;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod site_config;
 pub mod wire;
 

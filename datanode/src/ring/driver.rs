@@ -17,6 +17,7 @@ use bytes::BytesMut;
 
 use super::buffers::{Buffer, BufferMut};
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
+use super::net::{KernelSockets, Sockets};
 use super::zero_copy::ZeroCopyUsage;
 
 /// An open descriptor; an operation holds one of these, so that the number is not reused meanwhile.
@@ -196,4 +197,9 @@ pub trait Driver {
     unsafe fn register(&mut self, index: usize, base: *mut u8, len: usize) -> Option<u16>;
 
     fn now(&self) -> Instant;
+
+    /// What is asked of sockets without waiting.
+    fn sockets(&self) -> &dyn Sockets {
+        &KernelSockets
+    }
 }

@@ -199,6 +199,10 @@ impl Executor {
         InFlight { executor: self.clone(), token: Some(token) }
     }
 
+    pub(super) fn with_driver<T>(&self, ask: impl FnOnce(&dyn Driver) -> T) -> T {
+        ask(&**self.driver.borrow())
+    }
+
     fn take_remote(self: &Rc<Self>) {
         while let Some(job) = self.remote.jobs.pop() {
             self.spawn(job());
@@ -321,6 +325,67 @@ impl Executor {
             tracing::error!("operations are still in flight; their memory is given up");
             std::mem::forget(held_by_kernel);
         }
+    }
+}
+
+/// For a world that owns the time, and runs several executors on one thread by turns.
+#[cfg(feature = "simulation")]
+impl Executor {
+    /// Runs what is ready until nothing is, without waiting; whether there was anything.
+    pub fn step(self: &Rc<Self>) -> bool {
+        self.on_this_thread(|| {
+            let mut has_run = false;
+            loop {
+                self.take_remote();
+                if self.ready.borrow().is_empty() {
+                    self.turn(Patience::None);
+                    self.remote.is_asleep.store(true, Ordering::SeqCst);
+                    self.take_remote();
+                    if self.ready.borrow().is_empty() {
+                        return has_run;
+                    }
+                }
+                has_run = true;
+                self.run_ready();
+            }
+        })
+    }
+
+    /// When [`Executor::step`] has something to do by itself.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.borrow().entries.keys().next().map(|(deadline, _)| *deadline)
+    }
+
+    /// Drops all tasks, as the end of a process does, and ends their operations.
+    pub fn stop(self: &Rc<Self>) {
+        self.on_this_thread(|| {
+            while let Some(job) = self.remote.jobs.pop() {
+                drop(job);
+            }
+            self.shut_down();
+            *self.pool.borrow_mut() = None;
+        });
+    }
+
+    pub fn operations_in_flight(&self) -> usize {
+        self.operations.borrow().indices().count()
+    }
+
+    pub fn tasks(&self) -> usize {
+        self.tasks.borrow().indices().count()
+    }
+
+    /// Slabs that are handed out.
+    pub fn slabs_in_use(&self) -> usize {
+        self.pool.borrow().as_ref().map_or(0, |pool| pool.total() - pool.free())
+    }
+
+    fn on_this_thread<T>(self: &Rc<Self>, run: impl FnOnce() -> T) -> T {
+        let former = CURRENT.replace(Some(self.clone()));
+        assert!(former.is_none(), "an executor runs on this thread already");
+        let result = run();
+        CURRENT.replace(None);
+        result
     }
 }
 

@@ -79,6 +79,11 @@ impl ReceiveMessage {
     pub(super) fn header(&mut self) -> *mut libc::msghdr {
         self.vectors.header()
     }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn iovecs(&self) -> &[libc::iovec] {
+        &self.vectors.iovecs
+    }
 }
 
 impl SendMessage {

@@ -7,6 +7,7 @@
 //! | `executor` | tasks, timers, operations in flight |
 //! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
 //! | `message` | lists of ranges for scattered receives and gathered sends |
+//! | `simulated` | a driver on a model of kernel, disks and network, for tests |
 //! | `file`, `fs`, `net`, `page_cache` | what protocol code calls |
 //! | `zero_copy` | which connections send from memory in place |
 //! | `zero_copy_receive` | which network cards could receive in place |
@@ -22,6 +23,8 @@ mod future;
 mod message;
 mod net;
 mod page_cache;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod table;
 mod uring;
 mod zero_copy;
@@ -41,7 +44,7 @@ pub use executor::{
 pub use file::{File, OpenOptions, WriteAll};
 pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
-pub use net::{Received, TcpListener, TcpStream};
+pub use net::{Received, Sockets, TcpListener, TcpStream};
 pub use page_cache::cached_bytes;
 pub use uring::LEAST_KERNEL;
 pub use zero_copy_receive::{ZeroCopyReceive, of_network_cards};

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::net::{RecvFlags, Shutdown, getpeername, getsockname, recv, shutdown};
 
 use super::driver::{Descriptor, Operation};
+use super::executor::current;
 use super::file::{count, run, submit};
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
 use super::zero_copy::ZeroCopyUsage;
@@ -41,7 +42,7 @@ pub struct Received {
 }
 
 impl TcpListener {
-    pub fn new(listener: StdListener) -> Self {
+    pub fn new(listener: impl Into<OwnedFd>) -> Self {
         Self { descriptor: Rc::new(listener.into()) }
     }
 
@@ -60,11 +61,7 @@ impl TcpStream {
     }
 
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let family = match address {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let socket = with_sockets(|sockets| sockets.open(address))?;
         let stream = Self::new(socket);
         let address = SocketAddress::new(address);
         run(Operation::Connect { fd: stream.descriptor.clone(), address }).await?;
@@ -74,50 +71,29 @@ impl TcpStream {
 
     /// Sets the options of a data-transfer socket, connected or accepted.
     pub fn prepare(&self) -> io::Result<()> {
-        set_tcp_nodelay(&*self.descriptor, true)?;
-        set_socket_keepalive(&*self.descriptor, true)?;
-        if self.peer_address()?.ip() != self.local_address()?.ip() {
+        if with_sockets(|sockets| sockets.prepare(&self.descriptor))? {
             self.zero_copy.allow();
-        } else {
-            // A kernel without it keeps its default, which is only slower.
-            let _ = set_tcp_congestion(&*self.descriptor, LOCAL_CONGESTION_CONTROL);
         }
         Ok(())
     }
 
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
-        let address = getpeername(&*self.descriptor)?.ok_or(io::ErrorKind::NotConnected)?;
-        Ok(SocketAddr::try_from(address)?)
+        with_sockets(|sockets| sockets.peer_address(&self.descriptor))
     }
 
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddr::try_from(getsockname(&*self.descriptor)?)?)
+        with_sockets(|sockets| sockets.local_address(&self.descriptor))
     }
 
     /// Bytes that have arrived and were not received.
     pub fn available(&self) -> io::Result<usize> {
-        Ok(rustix::io::ioctl_fionread(&*self.descriptor)? as usize)
+        with_sockets(|sockets| sockets.available(&self.descriptor))
     }
 
     /// Copies what lies `at` bytes ahead in the socket, as much as is there; 0 where it cannot be
     /// told.
     pub fn peek(&self, at: usize, out: &mut [u8]) -> usize {
-        let Ok(at) = i32::try_from(at) else { return 0 };
-        // SAFETY: the option's value is an int, and lives through the call.
-        let set = unsafe {
-            libc::setsockopt(
-                self.descriptor.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEEK_OFF,
-                (&raw const at).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            )
-        };
-        if set != 0 {
-            return 0;
-        }
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        recv(&*self.descriptor, out, flags).map_or(0, |(count, _)| count)
+        with_sockets(|sockets| sockets.peek(&self.descriptor, at, out))
     }
 
     /// Appends what arrives to the buffer's spare capacity.
@@ -204,8 +180,85 @@ impl TcpStream {
 
     /// Ends the connection in both directions, for every handle on it.
     pub fn close(&self) {
-        // A socket that is not connected any more is what was wanted.
-        let _ = shutdown(&*self.descriptor, Shutdown::Both);
+        with_sockets(|sockets| sockets.shut_down(&self.descriptor));
+    }
+}
+
+/// What is asked of sockets, and answered without waiting.
+pub trait Sockets {
+    /// A socket to connect to `address`.
+    fn open(&self, address: SocketAddr) -> io::Result<OwnedFd>;
+    /// Sets its options; whether its peer is on another host.
+    fn prepare(&self, socket: &OwnedFd) -> io::Result<bool>;
+    fn peer_address(&self, socket: &OwnedFd) -> io::Result<SocketAddr>;
+    fn local_address(&self, socket: &OwnedFd) -> io::Result<SocketAddr>;
+    fn available(&self, socket: &OwnedFd) -> io::Result<usize>;
+    fn peek(&self, socket: &OwnedFd, at: usize, out: &mut [u8]) -> usize;
+    /// In both directions; a socket that is not connected any more is what was wanted.
+    fn shut_down(&self, socket: &OwnedFd);
+}
+
+fn with_sockets<T>(ask: impl FnOnce(&dyn Sockets) -> T) -> T {
+    current().with_driver(|driver| ask(driver.sockets()))
+}
+
+/// The sockets of the kernel that we run on.
+pub struct KernelSockets;
+
+impl Sockets for KernelSockets {
+    fn open(&self, address: SocketAddr) -> io::Result<OwnedFd> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+    }
+
+    fn prepare(&self, socket: &OwnedFd) -> io::Result<bool> {
+        set_tcp_nodelay(socket, true)?;
+        set_socket_keepalive(socket, true)?;
+        let is_remote = self.peer_address(socket)?.ip() != self.local_address(socket)?.ip();
+        if !is_remote {
+            // A kernel without it keeps its default, which is only slower.
+            let _ = set_tcp_congestion(socket, LOCAL_CONGESTION_CONTROL);
+        }
+        Ok(is_remote)
+    }
+
+    fn peer_address(&self, socket: &OwnedFd) -> io::Result<SocketAddr> {
+        let address = getpeername(socket)?.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(SocketAddr::try_from(address)?)
+    }
+
+    fn local_address(&self, socket: &OwnedFd) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::try_from(getsockname(socket)?)?)
+    }
+
+    fn available(&self, socket: &OwnedFd) -> io::Result<usize> {
+        Ok(rustix::io::ioctl_fionread(socket)? as usize)
+    }
+
+    fn peek(&self, socket: &OwnedFd, at: usize, out: &mut [u8]) -> usize {
+        let Ok(at) = i32::try_from(at) else { return 0 };
+        // SAFETY: the option's value is an int, and lives through the call.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEEK_OFF,
+                (&raw const at).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        if set != 0 {
+            return 0;
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(socket, out, flags).map_or(0, |(count, _)| count)
+    }
+
+    fn shut_down(&self, socket: &OwnedFd) {
+        let _ = shutdown(socket, Shutdown::Both);
     }
 }
 

@@ -161,7 +161,15 @@ impl RpcClient {
         let identity = CallIdentity { call_id, client_id, retry_count };
         let frame = codec::encode_request(self.shared.protocol, method, &identity, request)
             .map_err(|source| self.shared.protocol_error(source))?;
-        let exchange = self.shared.exchange(call_id, frame);
+        #[cfg(feature = "simulation")]
+        let simulated = self.shared.simulate(method, &identity, request);
+        let exchange = async {
+            #[cfg(feature = "simulation")]
+            if let Some(answering) = simulated {
+                return self.shared.simulated_answer(answering.await);
+            }
+            self.shared.exchange(call_id, frame).await
+        };
         let body = match self.shared.options.call_timeout {
             None => exchange.await?,
             Some(limit) => timeout(limit, exchange).await.map_err(|_| RpcError::TimedOut {
@@ -186,6 +194,38 @@ impl Shared {
         let _ = connection.requests.send(frame).await;
         let outcome = answered.await.unwrap_or_else(|_| Err(connection.calls.lock().reason()));
         outcome.map_err(|failure| self.failed(failure))
+    }
+
+    #[cfg(feature = "simulation")]
+    fn simulate(
+        &self,
+        method: &str,
+        identity: &CallIdentity,
+        request: &impl Message,
+    ) -> Option<crate::simulation::Answering> {
+        use crate::rpc::server::{Call, Caller};
+        let network = crate::simulation::network()?;
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let caller = Caller { user: self.user.clone(), real_user: None, address };
+        let call = Call {
+            caller: Arc::new(caller),
+            protocol: self.protocol.to_owned(),
+            method: method.to_owned(),
+            client_id: Some(self.client_id),
+            call_id: identity.call_id,
+            retry_count: identity.retry_count,
+            request: request.encode_to_vec().into(),
+        };
+        Some(network.call(&self.address, call))
+    }
+
+    #[cfg(feature = "simulation")]
+    fn simulated_answer(
+        &self,
+        answer: io::Result<Result<Bytes, RemoteError>>,
+    ) -> Result<Bytes, RpcError> {
+        let address = self.address.clone();
+        Ok(answer.map_err(|source| RpcError::Io { address, source })??)
     }
 
     async fn connected(&self) -> Result<Connection, RpcError> {

@@ -1,0 +1,148 @@
+//! The socket of a data connection: a TCP stream, or what stands for one in a simulated world.
+
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+
+use bytes::BufMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    #[cfg(feature = "simulation")]
+    Simulated(Box<dyn ringfs_protocol::simulation::Stream>),
+}
+
+#[cfg(feature = "simulation")]
+use std::future::poll_fn;
+
+impl Socket {
+    /// `own_host` matters in a simulated world only.
+    pub async fn connect(
+        #[cfg_attr(not(feature = "simulation"), allow(unused_variables))] own_host: &str,
+        host: &str,
+        port: u16,
+    ) -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if let Some(network) = ringfs_protocol::simulation::network() {
+            let address = format!("{host}:{port}");
+            return network.connect(own_host, &address).await.map(Self::Simulated);
+        }
+        let tcp = TcpStream::connect((host, port)).await?;
+        tune(&tcp);
+        Ok(Self::Tcp(tcp))
+    }
+
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.readable().await,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => {
+                poll_fn(|context| stream.poll_readable(context)).await;
+                Ok(())
+            }
+        }
+    }
+
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.writable().await,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => {
+                poll_fn(|context| stream.poll_writable(context)).await;
+                Ok(())
+            }
+        }
+    }
+
+    pub fn try_read(&self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_read(out),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => stream.try_read(out),
+        }
+    }
+
+    pub fn try_read_buf(&self, out: &mut impl BufMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_read_buf(out),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => {
+                let mut bytes = vec![0; out.remaining_mut().min(64 << 10)];
+                let count = stream.try_read(&mut bytes)?;
+                out.put_slice(&bytes[..count]);
+                Ok(count)
+            }
+        }
+    }
+
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => stream.try_write(bytes),
+        }
+    }
+
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write_vectored(slices),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => {
+                let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                stream.try_write(&all)
+            }
+        }
+    }
+
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.write_all(bytes).await,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => {
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    self.writable().await?;
+                    match self.try_write(rest) {
+                        Ok(count) => rest = &rest[count..],
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub async fn read_buf(&mut self, out: &mut impl BufMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.read_buf(out).await,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => loop {
+                self.readable().await?;
+                match self.try_read_buf(out) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result,
+                }
+            },
+        }
+    }
+}
+
+/// Small messages must not wait for more; and between two processes of one host the default
+/// congestion control may be one that paces (BBR), at half the speed of those that do not. Failing
+/// either costs speed only.
+fn tune(tcp: &TcpStream) {
+    let _ = tcp.set_nodelay(true);
+    let (Ok(peer), Ok(own)) = (tcp.peer_addr(), tcp.local_addr()) else {
+        return;
+    };
+    if is_local(peer.ip(), own.ip()) {
+        let _ = socket2::SockRef::from(tcp).set_tcp_congestion(b"cubic");
+    }
+}
+
+fn is_local(peer: IpAddr, own: IpAddr) -> bool {
+    peer.is_loopback() || peer == own
+}

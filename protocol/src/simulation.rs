@@ -1,0 +1,73 @@
+//! The network of a simulated world, in place of sockets: RPC calls travel whole, data connections
+//! as streams of bytes. A world that runs on a thread enters its network there; what that thread
+//! then connects or calls goes through it. Hosts are known by the user that calls.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Debug;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::RemoteError;
+use crate::rpc::server::Call;
+
+pub type Answering = Pin<Box<dyn Future<Output = io::Result<Result<Bytes, RemoteError>>> + Send>>;
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
+
+pub trait Network: Send + Sync {
+    /// An error of the outer kind says that the connection failed: the call may have run or not.
+    fn call(&self, address: &str, call: Call) -> Answering;
+    /// Connects `host` to a datanode's data port.
+    fn connect(&self, host: &str, address: &str) -> Connecting;
+}
+
+/// A connected stream; as a socket that does not block.
+pub trait Stream: Debug + Send + Sync {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()>;
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()>;
+    fn try_read(&self, out: &mut [u8]) -> io::Result<usize>;
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+thread_local! {
+    static CHOICES: Cell<u64> = const { Cell::new(0) };
+    static NETWORK: RefCell<Option<Arc<dyn Network>>> = const { RefCell::new(None) };
+}
+
+/// Makes `network` this thread's, until [`leave`].
+pub fn enter(network: Arc<dyn Network>) {
+    NETWORK.set(Some(network));
+}
+
+/// Begins the choices of [`random`] anew.
+pub fn seed(seed: u64) {
+    CHOICES.set(seed);
+}
+
+/// A number from 0 to 1 where the thread runs a simulated world, by its seed (SplitMix64).
+pub fn random() -> Option<f64> {
+    if !is_entered() {
+        return None;
+    }
+    let state = CHOICES.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    CHOICES.set(state);
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    Some(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64)
+}
+
+pub fn leave() {
+    NETWORK.set(None);
+}
+
+/// `None` outside of a simulated world.
+pub fn network() -> Option<Arc<dyn Network>> {
+    NETWORK.with_borrow(Option::clone)
+}
+
+pub fn is_entered() -> bool {
+    NETWORK.with_borrow(Option::is_some)
+}

@@ -1,0 +1,384 @@
+//! The hosts of a world and their processes: started, killed, and brought forward in time.
+//!
+//! One loop runs everything: the executors of all datanodes until none has anything to do, then
+//! tokio's tasks (namenode, control sides of datanodes, clients), then time moves to the next event.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rand::Rng;
+use ringfs_datanode::counters::Counters;
+use ringfs_datanode::dataset::Dataset;
+use ringfs_datanode::ring::Executor;
+use ringfs_datanode::ring::simulated::new_executor;
+use ringfs_datanode::simulation::{self as datanode, DatanodeConfig};
+use ringfs_datanode::volume::BlockData;
+use ringfs_namenode::clock::Clock;
+use ringfs_namenode::namesystem::Namesystem;
+use ringfs_namenode::simulation as namenode;
+use ringfs_protocol::site_config::Configuration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::disk::StoreDisk;
+use crate::kernel::HostKernel;
+use crate::rpc::Service;
+use crate::world::World;
+
+/// Slabs of a datanode: few, so that streams must wait for each other.
+const SLABS: usize = 12;
+/// Times that tokio's tasks get their turn before time moves.
+const TURNS: usize = 8;
+const CACHE_BYTES: usize = 1 << 20;
+pub const NAMENODE: &str = "nn";
+/// The moment at which worlds begin, in milliseconds since the epoch.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+pub struct Cluster {
+    pub world: World,
+    pub configuration: Configuration,
+    root: PathBuf,
+    pub datanodes: Vec<DatanodeHost>,
+    pub namenode: NamenodeHost,
+}
+
+pub struct DatanodeHost {
+    pub machine: String,
+    runs: u64,
+    run: Option<DatanodeRun>,
+}
+
+struct DatanodeRun {
+    process: String,
+    executor: Rc<Executor>,
+    control: JoinHandle<()>,
+    dataset: Arc<Mutex<Weak<Dataset>>>,
+}
+
+pub struct NamenodeHost {
+    disk: StoreDisk,
+    run: Option<NamenodeRun>,
+    runs: u64,
+}
+
+struct NamenodeRun {
+    namesystem: Weak<Namesystem>,
+    background: JoinHandle<()>,
+}
+
+/// tokio's paused clock.
+struct WorldClock(Instant);
+
+impl Clock for WorldClock {
+    fn now_ms(&self) -> u64 {
+        EPOCH_MS + self.0.elapsed().as_millis() as u64
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        self.0.elapsed().as_millis() as u64
+    }
+}
+
+pub fn namenode_address() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 8020))
+}
+
+fn datanode_address(number: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 1, number as u8 + 1], 9866))
+}
+
+pub fn client_address(number: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 2, number as u8 + 1], 1))
+}
+
+fn ipc_address(number: usize) -> SocketAddr {
+    SocketAddr::from((datanode_address(number).ip(), 9867))
+}
+
+/// The settings of all hosts: times that suit an hour of a small cluster's life.
+fn configuration(clients: usize) -> Configuration {
+    let mut configuration = Configuration::default();
+    let users = (0..clients + 1).map(|number| format!("client{number}="));
+    let users: Vec<String> = users.collect();
+    for (name, value) in [
+        ("fs.defaultFS", format!("hdfs://{}", namenode_address())),
+        ("dfs.namenode.fs-limits.min-block-size", "512".to_owned()),
+        ("dfs.blocksize", "65536".to_owned()),
+        ("dfs.client-write-packet-size", "5000".to_owned()),
+        ("dfs.permissions.enabled", "false".to_owned()),
+        ("hadoop.user.group.static.mapping.overrides", users.join(";")),
+        ("dfs.namenode.safemode.extension", "1000".to_owned()),
+        ("dfs.namenode.heartbeat.recheck-interval", "20000".to_owned()),
+        ("dfs.namenode.lease-hard-limit-sec", "240".to_owned()),
+        ("dfs.namenode.reconstruction.pending.timeout-sec", "60".to_owned()),
+        ("dfs.blockreport.intervalMsec", "60000".to_owned()),
+        ("ringfs.datanode.read.cache", "off".to_owned()),
+        ("dfs.client.socket-timeout", "20000".to_owned()),
+        ("ipc.client.connect.max.retries", "30".to_owned()),
+        ("dfs.client.block.write.replace-datanode-on-failure.best-effort", "true".to_owned()),
+    ] {
+        configuration.set(name, &value);
+    }
+    configuration
+}
+
+impl Cluster {
+    pub fn new(world: World, root: &Path, datanodes: usize, clients: usize) -> Self {
+        let configuration = configuration(clients);
+        let mut addresses = vec![(NAMENODE.to_owned(), namenode_address())];
+        addresses.extend((0..datanodes).map(|n| (format!("dn{n}"), datanode_address(n))));
+        addresses.extend((0..=clients).map(|n| (format!("client{n}"), client_address(n))));
+        world.state().network.addresses.extend(addresses);
+        let disk = StoreDisk::default();
+        let database = open_database(&disk);
+        namenode::format(&database, &configuration, EPOCH_MS).expect("formatting in memory");
+        drop(database);
+        let host = |number| DatanodeHost { machine: format!("dn{number}"), runs: 0, run: None };
+        Self {
+            world,
+            configuration,
+            root: root.to_owned(),
+            datanodes: (0..datanodes).map(host).collect(),
+            namenode: NamenodeHost { disk, run: None, runs: 0 },
+        }
+    }
+
+    pub fn data_dir(&self, number: usize) -> PathBuf {
+        self.root.join(format!("dn{number}"))
+    }
+
+    pub fn is_up(&self, number: usize) -> bool {
+        self.datanodes[number].run.is_some()
+    }
+
+    pub fn namenode_is_up(&self) -> bool {
+        self.namenode.run.is_some()
+    }
+
+    pub fn start_namenode(&mut self) {
+        let host = &mut self.namenode;
+        host.runs += 1;
+        let clock = Arc::new(WorldClock(self.world.state().started));
+        let seed = self.world.state().rng.random();
+        let database = open_database(&host.disk);
+        let opened =
+            namenode::open(database, Box::new(host.disk.clone()), &self.configuration, clock, seed);
+        let namesystem = match opened {
+            Ok(namesystem) => namesystem,
+            Err(error) => {
+                let what = format!("the namenode cannot open its store: {error}");
+                return self.world.state().violation(what);
+            }
+        };
+        let disk = host.disk.clone();
+        let service = Service::new(namenode::service(namesystem.clone()), move || disk.has_died());
+        self.world.state().services.add(&namenode_address().to_string(), service);
+        let background = tokio::spawn(namenode::run_background(namesystem.clone()));
+        let namesystem = Arc::downgrade(&namesystem);
+        host.run = Some(NamenodeRun { namesystem, background });
+        self.world.state().trace(|| "the namenode starts".to_owned());
+    }
+
+    pub async fn kill_namenode(&mut self, power_is_lost: bool) {
+        let Some(run) = self.namenode.run.take() else { return };
+        let kind = if power_is_lost { "namenode: power lost" } else { "namenode: killed" };
+        {
+            let mut state = self.world.state();
+            state.fault(kind);
+            state.services.remove(&namenode_address().to_string());
+        }
+        run.background.abort();
+        self.until_gone(|| run.namesystem.strong_count() == 0, "the namenode").await;
+        let mut state = self.world.state();
+        self.namenode.disk = self.namenode.disk.next(power_is_lost, &mut state.rng);
+    }
+
+    /// The namenode dies while it commits, `steps` writes from now.
+    pub fn kill_namenode_in_commit(&mut self, steps: u64) {
+        self.namenode.disk.die_in(steps);
+    }
+
+    pub fn start_datanode(&mut self, number: usize) {
+        let root = self.data_dir(number);
+        write_identity(&root, number);
+        let host = &mut self.datanodes[number];
+        host.runs += 1;
+        let process = format!("{}#{}", host.machine, host.runs);
+        let kernel = HostKernel::new(self.world.clone(), process.clone());
+        let (waking, counters) = (self.world.clone(), Arc::<Counters>::default());
+        let executor = new_executor(kernel, SLABS, counters.clone(), move || waking.touch())
+            .expect("memory for slabs");
+        let mut configuration = self.configuration.clone();
+        for (name, value) in [
+            ("dfs.datanode.data.dir", root.display().to_string()),
+            ("dfs.datanode.address", datanode_address(number).to_string()),
+            ("dfs.datanode.ipc.address", ipc_address(number).to_string()),
+            ("dfs.datanode.http.address", "10.0.0.1:9864".to_owned()),
+            ("dfs.datanode.hostname", host.machine.clone()),
+        ] {
+            configuration.set(name, &value);
+        }
+        let config = DatanodeConfig::from_configuration(&configuration, BlockData::Stored)
+            .expect("the settings are valid");
+        let listener = self.world.state().listen(&process, datanode_address(number));
+        let dataset = Arc::new(Mutex::new(Weak::new()));
+        let (world, slot) = (self.world.clone(), dataset.clone());
+        let serving = {
+            let world = world.clone();
+            move |serving: datanode::Serving| {
+                *slot.lock() = serving.dataset;
+                let service = Service::new(serving.ipc, || false);
+                world.state().services.add(&ipc_address(number).to_string(), service);
+            }
+        };
+        let running = datanode::run(
+            Arc::new(config),
+            process.clone(),
+            executor.remote(),
+            listener.expect("pipes"),
+            counters,
+            serving,
+        );
+        let name = process.clone();
+        let control = tokio::spawn(async move {
+            if let Err(error) = running.await {
+                world.state().violation(format!("{name} gives up: {error}"));
+            }
+        });
+        host.run = Some(DatanodeRun { process, executor, control, dataset });
+    }
+
+    pub async fn kill_datanode(&mut self, number: usize, power_is_lost: bool) {
+        let Some(run) = self.datanodes[number].run.take() else { return };
+        {
+            let mut state = self.world.state();
+            let kind = if power_is_lost { "datanode: power lost" } else { "datanode: killed" };
+            state.fault(kind);
+            state.trace(|| format!("{} ends", run.process));
+            state.services.remove(&ipc_address(number).to_string());
+            state.lose_sockets(&run.process, power_is_lost);
+        }
+        run.control.abort();
+        run.executor.stop();
+        self.world.state().forget_process(&run.process);
+        drop(run.executor);
+        let dataset = run.dataset.clone();
+        self.until_gone(|| dataset.lock().strong_count() == 0, &run.process).await;
+        if power_is_lost {
+            let mut state = self.world.state();
+            let state = &mut *state;
+            let machine = &self.datanodes[number].machine;
+            if let Some(disk) = state.disks.get_mut(machine) {
+                let (sectors, names) = disk.lose_power(&mut state.rng).expect("files in memory");
+                if sectors > 0 {
+                    state.fault("disk: unsynced sectors lost");
+                }
+                if names > 0 {
+                    state.fault("disk: unsynced names lost");
+                }
+            }
+        }
+    }
+
+    async fn until_gone(&self, is_gone: impl Fn() -> bool, who: &str) {
+        for _ in 0..200 {
+            if is_gone() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        self.world.state().violation(format!("{who} has ended, and parts of it live on"));
+    }
+
+    /// Runs what can run now, and moves time to what comes next, at most to `until`.
+    pub async fn step(&mut self, until: Instant) {
+        self.settle().await;
+        let timers = self.executors().filter_map(|executor| executor.next_timer());
+        let next = timers.map(Instant::from_std).chain(self.world.next_event()).min();
+        let next = next.unwrap_or(until).min(until);
+        tokio::select! {
+            biased;
+            () = self.world.changed() => {}
+            () = tokio::time::sleep_until(next) => {}
+        }
+        self.world.run_due();
+        if self.namenode.disk.has_died() && self.namenode.run.is_some() {
+            self.world.state().fault("namenode: died in a commit");
+            self.kill_namenode(false).await;
+            let world = self.world.clone();
+            world.state().trace(|| "the namenode is down".to_owned());
+            self.start_namenode();
+        }
+    }
+
+    async fn settle(&mut self) {
+        loop {
+            let mut has_run = false;
+            for executor in self.executors() {
+                has_run |= executor.step();
+            }
+            for _ in 0..TURNS {
+                tokio::task::yield_now().await;
+            }
+            if !has_run && !self.world.run_due() {
+                return;
+            }
+        }
+    }
+
+    fn executors(&self) -> impl Iterator<Item = &Rc<Executor>> {
+        self.datanodes.iter().filter_map(|host| host.run.as_ref()).map(|run| &run.executor)
+    }
+
+    /// What idle datanodes hold on to.
+    pub fn leaks(&self) -> Vec<String> {
+        let mut leaks = Vec::new();
+        for run in self.datanodes.iter().filter_map(|host| host.run.as_ref()) {
+            let (executor, state) = (&run.executor, self.world.state());
+            let sockets = state.network.sockets.get(&run.process).map_or(0, |all| all.len());
+            // One task accepts, one may look after open files.
+            for (what, count, least) in [
+                ("tasks", executor.tasks(), 2),
+                ("operations in flight", executor.operations_in_flight(), 1),
+                ("slabs", executor.slabs_in_use(), 0),
+                ("sockets", sockets, 1),
+            ] {
+                if count > least {
+                    leaks.push(format!("{} holds {count} {what} while idle", run.process));
+                }
+            }
+        }
+        leaks
+    }
+
+    pub async fn stop_all(&mut self) {
+        for number in 0..self.datanodes.len() {
+            self.kill_datanode(number, false).await;
+        }
+        self.kill_namenode(false).await;
+    }
+}
+
+fn open_database(disk: &StoreDisk) -> redb::Database {
+    let mut builder = redb::Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder.create_with_backend(disk.clone()).expect("a store in memory")
+}
+
+/// A formatted directory, whose names are not left to chance.
+fn write_identity(root: &Path, number: usize) {
+    let current = root.join("current");
+    if current.exists() {
+        return;
+    }
+    std::fs::create_dir_all(&current).expect("directories in memory");
+    let version = format!(
+        "storageID=DS-{number}\nclusterID={}\ncTime=0\ndatanodeUuid=uuid-{number}\n\
+         storageType=DATA_NODE\nlayoutVersion=-57\n",
+        namenode::CLUSTER_ID
+    );
+    std::fs::write(current.join("VERSION"), version).expect("files in memory");
+}

@@ -1,0 +1,116 @@
+//! What happens to a world: a list of faults with their times, from the seed.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::disk::Failures;
+use crate::workload::Promise;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Processes die and come back, the network fails.
+    Processes,
+    /// Machines lose power as well.
+    Power,
+    /// One datanode's disk fails.
+    Disk,
+}
+
+#[derive(Clone, Debug)]
+pub enum Fault {
+    KillDatanode { number: usize, power: bool, down: Duration },
+    KillNamenode { power: bool, down: Duration },
+    KillNamenodeInCommit { steps: u64 },
+    PowerOfAll { down: Duration },
+    Block { from: String, to: String },
+    Isolate { host: String },
+    Heal,
+    Reset,
+    FailDisk { number: usize, fails: Failures },
+    MendDisk { number: usize },
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub kind: Kind,
+    pub datanodes: usize,
+    pub writers: usize,
+    pub files: usize,
+    pub loss: f64,
+    pub faults: Vec<(Duration, Fault)>,
+}
+
+impl Plan {
+    pub fn of(rng: &mut StdRng) -> Self {
+        let kind =
+            [Kind::Processes, Kind::Processes, Kind::Power, Kind::Disk][rng.random_range(0..4)];
+        let mut plan = Self {
+            kind,
+            datanodes: rng.random_range(4..6),
+            writers: rng.random_range(1..4),
+            files: rng.random_range(1..3),
+            loss: [0.0, 0.01, 0.04][rng.random_range(0..3)],
+            faults: Vec::new(),
+        };
+        let span_ms = 60_000;
+        for _ in 0..rng.random_range(1..10) {
+            let at = Duration::from_millis(rng.random_range(500..span_ms));
+            plan.add(rng, at);
+        }
+        plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    pub fn promise(&self) -> Promise {
+        match self.kind {
+            Kind::Power => Promise::Synced,
+            Kind::Processes | Kind::Disk => Promise::Flushed,
+        }
+    }
+
+    fn add(&mut self, rng: &mut StdRng, at: Duration) {
+        let down = Duration::from_millis(match rng.random_range(0..3) {
+            0 => rng.random_range(100..3_000),
+            1 => rng.random_range(3_000..30_000),
+            _ => rng.random_range(30_000..120_000),
+        });
+        let number = rng.random_range(0..self.datanodes);
+        let power = self.kind == Kind::Power && rng.random_bool(0.6);
+        let host = |rng: &mut StdRng, plan: &Self| match rng.random_range(0..8) {
+            0 => crate::cluster::NAMENODE.to_owned(),
+            1 => format!("client{}", rng.random_range(0..plan.writers)),
+            _ => format!("dn{}", rng.random_range(0..plan.datanodes)),
+        };
+        let fault = match rng.random_range(0..10) {
+            // With a failing disk, all others stay: what one has, and the disk loses, must be elsewhere.
+            0..=3 if self.kind == Kind::Disk => {
+                let fails = match rng.random_range(0..4) {
+                    0 => Failures { read: true, write: true, sync: true, full: false },
+                    1 => Failures { write: true, ..Failures::default() },
+                    2 => Failures { sync: true, ..Failures::default() },
+                    _ => Failures { full: true, ..Failures::default() },
+                };
+                self.faults.push((at + down, Fault::MendDisk { number: 0 }));
+                Fault::FailDisk { number: 0, fails }
+            }
+            0..=3 => Fault::KillDatanode { number, power, down },
+            4 if self.kind == Kind::Power => Fault::PowerOfAll { down },
+            4 | 5 => match rng.random_bool(0.5) {
+                true => Fault::KillNamenodeInCommit { steps: rng.random_range(1..40) },
+                false => Fault::KillNamenode { power, down: down.min(Duration::from_secs(20)) },
+            },
+            6 | 7 => {
+                self.faults.push((at + down, Fault::Heal));
+                Fault::Isolate { host: host(rng, self) }
+            }
+            8 => {
+                self.faults.push((at + down, Fault::Heal));
+                Fault::Block { from: host(rng, self), to: host(rng, self) }
+            }
+            _ => Fault::Reset,
+        };
+        self.faults.push((at, fault));
+    }
+}

@@ -1,0 +1,286 @@
+//! A whole cluster in one thread under one seed, to find what loses bytes.
+//!
+//! Real: the datanodes' protocol code with executor, buffers and start-up scan, and their links to the
+//! namenode; the namenode's service, block and lease management and store; the client with its
+//! streamer and its reader; all codecs of the data protocol. Simulated: time ([`world`]), the network
+//! ([`network`], [`rpc`]), disks ([`disk`]: files that lose what was not synced), the kernel below the
+//! executor ([`kernel`]), the death of processes and machines ([`cluster`], [`faults`]).
+//!
+//! [`run`] lives through one seed and returns what must never happen and did ([`Report::violations`]);
+//! the same seed does the same again. What is promised is in [`workload`].
+
+pub mod cluster;
+pub mod disk;
+pub mod faults;
+pub mod kernel;
+pub mod network;
+pub mod rpc;
+pub mod workload;
+pub mod world;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use ringfs_protocol::{mutants, simulation};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use cluster::Cluster;
+use faults::{Fault, Plan};
+use workload::{Oracle, Reader, Writer};
+use world::World;
+
+/// Where the files of the disks lie: in memory.
+const MEMORY: &str = "/dev/shm";
+/// After the last fault: enough for dead datanodes to be noticed and leases to end.
+const WRITERS_MAX: Duration = Duration::from_secs(1_800);
+const QUIET: Duration = Duration::from_secs(120);
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// A planted bug to live with.
+    pub mutant: Option<&'static str>,
+    pub with_log: bool,
+    /// Print what happens as it does.
+    pub prints: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Report {
+    pub seed: u64,
+    pub violations: Vec<String>,
+    pub simulated: Duration,
+    pub faults: BTreeMap<&'static str, u64>,
+    pub trace_hash: u64,
+    pub log: Vec<String>,
+    pub bytes_promised: u64,
+    /// How often the planted bug was reached.
+    pub mutant_firings: u64,
+}
+
+/// Lives through one seed, in a thread of its own.
+pub fn run(seed: u64, options: Options) -> Report {
+    let living = std::thread::Builder::new().name(format!("seed {seed}")).spawn(move || {
+        mutants::switch(options.mutant);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O");
+        let report = runtime.block_on(live(seed, options));
+        drop(runtime);
+        simulation::leave();
+        report
+    });
+    let lived = living.expect("a thread").join();
+    lived.unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|what| (*what).to_owned()));
+        let violations = vec![format!("panic: {}", what.unwrap_or_default())];
+        Report { seed, violations, ..Report::default() }
+    })
+}
+
+async fn live(seed: u64, options: Options) -> Report {
+    let world = World::new(seed, options.with_log, options.prints);
+    simulation::enter(Arc::new(world.clone()));
+    simulation::seed(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let plan = Plan::of(&mut rng);
+    world.state().trace(|| format!("{plan:?}"));
+    let directory = tempfile::Builder::new()
+        .prefix(&format!("ringfs-{}-{seed}-{}", std::process::id(), options.mutant.unwrap_or("")))
+        .rand_bytes(0)
+        .tempdir_in(MEMORY)
+        .expect("a directory in memory");
+    let mut cluster = Cluster::new(world.clone(), directory.path(), plan.datanodes, plan.writers);
+    cluster.start_namenode();
+    for number in 0..plan.datanodes {
+        cluster.start_datanode(number);
+    }
+    run_for(&mut cluster, Duration::from_secs(8)).await;
+    world.state().services.loss = plan.loss;
+
+    let oracle: Oracle = Arc::new(Mutex::new(Vec::new()));
+    let mut writers = JoinSet::new();
+    for number in 0..plan.writers {
+        let writer = Writer::new(
+            world.clone(),
+            cluster.configuration.clone(),
+            oracle.clone(),
+            plan.promise(),
+            number,
+            rng.random(),
+        );
+        writers.spawn(writer.run(plan.files));
+    }
+    let reader = || Reader {
+        world: world.clone(),
+        configuration: cluster.configuration.clone(),
+        oracle: oracle.clone(),
+        promise: plan.promise(),
+        host: format!("client{}", plan.writers),
+    };
+    let verifier = reader();
+    let mut readers = JoinSet::new();
+    readers.spawn(reader().run(StdRng::seed_from_u64(rng.random())));
+    suffer(&mut cluster, &plan).await;
+    world.state().services.loss = 0.0;
+    let patience = Instant::now() + WRITERS_MAX;
+    while !writers.is_empty() && Instant::now() < patience {
+        cluster.step(patience).await;
+        while let Some(ended) = writers.try_join_next() {
+            if let Err(panicked) = ended {
+                world.state().violation(format!("a writer: {panicked}"));
+            }
+        }
+    }
+    if !writers.is_empty() {
+        world.state().violation("a writer hangs".to_owned());
+    }
+    writers.shutdown().await;
+    readers.shutdown().await;
+    finish(&mut cluster, verifier).await;
+    let state = world.state();
+    let bytes_promised =
+        oracle.lock().iter().map(|file| file.promised(plan.promise()) as u64).sum();
+    let report = Report {
+        seed,
+        violations: state.violations.clone(),
+        simulated: state.started.elapsed(),
+        faults: state.faults.clone(),
+        trace_hash: 0,
+        log: state.log.clone().unwrap_or_default(),
+        bytes_promised,
+        mutant_firings: mutants::firings(),
+    };
+    drop(state);
+    let report = Report { trace_hash: world.trace_hash(), ..report };
+    cluster.stop_all().await;
+    report
+}
+
+/// Reads everything back, and looks for what idle processes still hold.
+async fn finish(cluster: &mut Cluster, verifier: Reader) {
+    run_for(cluster, QUIET).await;
+    let world = cluster.world.clone();
+    let mut verifying = JoinSet::new();
+    verifying.spawn(verifier.verify());
+    let patience = Instant::now() + WRITERS_MAX * 4;
+    while !verifying.is_empty() && Instant::now() < patience {
+        cluster.step(patience).await;
+        if let Some(Err(panicked)) = verifying.try_join_next() {
+            world.state().violation(format!("the verifier: {panicked}"));
+        }
+    }
+    if !verifying.is_empty() {
+        world.state().violation("a file cannot be read in time".to_owned());
+    }
+    run_for(cluster, QUIET).await;
+    for leak in cluster.leaks() {
+        world.state().violation(leak);
+    }
+}
+
+async fn run_for(cluster: &mut Cluster, time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        cluster.step(end).await;
+    }
+}
+
+/// Carries the plan out, and mends everything at its end.
+async fn suffer(cluster: &mut Cluster, plan: &Plan) {
+    let started = Instant::now();
+    let mut returns: Vec<(Instant, Option<usize>)> = Vec::new();
+    let mut faults = plan.faults.iter();
+    let mut next = faults.next();
+    loop {
+        let fault_at = next.map(|(at, _)| started + *at);
+        let return_at = returns.iter().map(|(at, _)| *at).min();
+        let Some(until) = fault_at.into_iter().chain(return_at).min() else { break };
+        while Instant::now() < until {
+            cluster.step(until).await;
+        }
+        while let Some((at, fault)) = next
+            && started + *at <= Instant::now()
+        {
+            strike(cluster, fault, &mut returns).await;
+            next = faults.next();
+        }
+        let now = Instant::now();
+        for (_, host) in returns.extract_if(.., |(at, _)| *at <= now) {
+            bring_back(cluster, host);
+        }
+    }
+    cluster.world.state().heal();
+    for number in 0..plan.datanodes {
+        mend(cluster, number);
+        bring_back(cluster, Some(number));
+    }
+    bring_back(cluster, None);
+}
+
+fn bring_back(cluster: &mut Cluster, host: Option<usize>) {
+    match host {
+        Some(number) if !cluster.is_up(number) => cluster.start_datanode(number),
+        None if !cluster.namenode_is_up() => cluster.start_namenode(),
+        _ => {}
+    }
+}
+
+fn mend(cluster: &Cluster, number: usize) {
+    let machine = &cluster.datanodes[number].machine;
+    if let Some(disk) = cluster.world.state().disks.get_mut(machine) {
+        disk.fails = disk::Failures::default();
+    }
+}
+
+async fn strike(cluster: &mut Cluster, fault: &Fault, returns: &mut Vec<(Instant, Option<usize>)>) {
+    cluster.world.state().trace(|| format!("{fault:?}"));
+    let world = cluster.world.clone();
+    match fault {
+        Fault::KillDatanode { number, power, down } => {
+            cluster.kill_datanode(*number, *power).await;
+            returns.push((Instant::now() + *down, Some(*number)));
+        }
+        Fault::KillNamenode { power, down } => {
+            cluster.kill_namenode(*power).await;
+            returns.push((Instant::now() + *down, None));
+        }
+        Fault::KillNamenodeInCommit { steps } => cluster.kill_namenode_in_commit(*steps),
+        Fault::PowerOfAll { down } => {
+            for number in 0..cluster.datanodes.len() {
+                cluster.kill_datanode(number, true).await;
+                returns.push((Instant::now() + *down, Some(number)));
+            }
+            cluster.kill_namenode(true).await;
+            returns.push((Instant::now() + *down, None));
+        }
+        Fault::Block { from, to } => {
+            let mut state = world.state();
+            state.fault("network: half-open");
+            state.network.blocked.insert((from.clone(), to.clone()));
+        }
+        Fault::Isolate { host } => {
+            let mut state = world.state();
+            state.fault("network: partition");
+            let others: Vec<_> = state.network.addresses.keys().cloned().collect();
+            for other in others.into_iter().filter(|other| other != host) {
+                state.network.blocked.insert((host.clone(), other.clone()));
+                state.network.blocked.insert((other, host.clone()));
+            }
+        }
+        Fault::Heal => world.state().heal(),
+        Fault::Reset => world.state().reset_some(),
+        Fault::FailDisk { number, fails } => {
+            let machine = cluster.datanodes[*number].machine.clone();
+            world.state().disks.entry(machine).or_default().fails = *fails;
+        }
+        Fault::MendDisk { number } => mend(cluster, *number),
+    }
+}

@@ -1,0 +1,87 @@
+//! Runs seeds of the simulated world in bulk.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use ringfs_simulation::{Options, run};
+
+/// Lives through seeds of a simulated cluster, and says what was lost.
+#[derive(Debug, Parser)]
+#[command(name = "ringfs-simulation")]
+struct Arguments {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// How many seeds; by default as many as fit in the time.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// For how long, in seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Print what happens.
+    #[arg(long)]
+    log: bool,
+    /// Live through each seed twice and compare.
+    #[arg(long)]
+    twice: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .without_time()
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    let started = Instant::now();
+    let limit = Duration::from_secs(arguments.seconds.unwrap_or(u64::from(u32::MAX)));
+    let count = arguments.seeds.unwrap_or(if arguments.seconds.is_some() { u64::MAX } else { 1 });
+    let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let (mut seeds, mut failed, mut promised) = (0u64, Vec::new(), 0);
+    let mut simulated = Duration::ZERO;
+    let mut seed = arguments.from;
+    while seeds < count && started.elapsed() < limit {
+        let options = Options { mutant: None, with_log: arguments.twice, prints: arguments.log };
+        let mut report = run(seed, options);
+        if arguments.twice {
+            let again = run(seed, options);
+            if again.trace_hash != report.trace_hash {
+                let differs =
+                    report.log.iter().zip(&again.log).position(|(one, other)| one != other);
+                let at = differs.unwrap_or(report.log.len().min(again.log.len()));
+                let line = |log: &[String]| log.get(at).cloned().unwrap_or_default();
+                report.violations.push(format!(
+                    "two runs differ at line {at}:\n    {}\n    {}",
+                    line(&report.log),
+                    line(&again.log)
+                ));
+            }
+        }
+        seeds += 1;
+        simulated += report.simulated;
+        promised += report.bytes_promised;
+        for (kind, times) in &report.faults {
+            *faults.entry(kind).or_default() += times;
+        }
+        if !report.violations.is_empty() {
+            println!("seed {seed}:");
+            report.violations.iter().for_each(|what| println!("  {what}"));
+            failed.push(seed);
+        }
+        seed += 1;
+    }
+    let minutes = started.elapsed().as_secs_f64() / 60.0;
+    let hours = simulated.as_secs_f64() / 3600.0;
+    println!("seeds              {seeds} ({:.0} a minute)", seeds as f64 / minutes);
+    println!("simulated hours    {hours:.1}");
+    println!("bytes promised     {promised}");
+    for (kind, times) in &faults {
+        println!("fault              {kind}: {times}");
+    }
+    println!("seeds with losses  {} {failed:?}", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

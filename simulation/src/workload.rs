@@ -1,0 +1,388 @@
+//! Writers with their oracle, and the reader that holds the files against it.
+//!
+//! A writer appends random bytes, flushes, syncs, closes, appends again, or dies with its file open;
+//! another one then recovers the lease and goes on. The oracle knows what was written and how far it
+//! was promised: an hflush that returned promises the bytes to every reader through every death of a
+//! process, an hsync through the loss of power too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use ringfs_client::{Client, ClientError, CreateOptions, FileWriter};
+use ringfs_protocol::site_config::Configuration;
+
+use crate::world::World;
+
+const BLOCK_SIZES: [u64; 3] = [16 << 10, 64 << 10, 128 << 10];
+const WRITE_MAX: usize = 24 << 10;
+const FILE_MAX: usize = 300 << 10;
+/// How often a writer tries to get its file back, and how long it waits in between.
+const REOPEN_TRIES: u32 = 60;
+const REOPEN_PAUSE: Duration = Duration::from_secs(5);
+
+/// What one file must hold.
+#[derive(Debug, Default)]
+pub struct FileOracle {
+    pub path: String,
+    /// Everything written, the part that was given up excepted.
+    pub content: Vec<u8>,
+    pub flushed: usize,
+    pub synced: usize,
+    pub is_closed: bool,
+}
+
+pub type Oracle = Arc<Mutex<Vec<FileOracle>>>;
+
+/// How far the files are promised in a world of some kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    Flushed,
+    Synced,
+}
+
+pub struct Writer {
+    pub world: World,
+    pub configuration: Configuration,
+    pub oracle: Oracle,
+    pub promise: Promise,
+    pub host: String,
+    pub rng: StdRng,
+    instance: u64,
+}
+
+impl Writer {
+    pub fn new(
+        world: World,
+        configuration: Configuration,
+        oracle: Oracle,
+        promise: Promise,
+        number: usize,
+        seed: u64,
+    ) -> Self {
+        let rng = StdRng::seed_from_u64(seed ^ (number as u64 + 1) << 32);
+        let host = format!("client{number}");
+        Self { world, configuration, oracle, promise, host, rng, instance: 0 }
+    }
+
+    /// Writes `files` files, one after the other.
+    pub async fn run(mut self, files: usize) {
+        for file in 0..files {
+            let index = {
+                let mut oracle = self.oracle.lock();
+                let path = format!("/{}-{file}", self.host);
+                oracle.push(FileOracle { path, ..FileOracle::default() });
+                oracle.len() - 1
+            };
+            self.write_file(index).await;
+        }
+    }
+
+    fn client(&mut self) -> Client {
+        self.instance += 1;
+        Client::simulated(&self.configuration, &self.host, self.instance)
+            .expect("the settings are valid")
+    }
+
+    async fn write_file(&mut self, index: usize) {
+        let path = self.oracle.lock()[index].path.clone();
+        let options = CreateOptions {
+            block_size: Some(BLOCK_SIZES[self.rng.random_range(0..BLOCK_SIZES.len())]),
+            replication: Some(if self.rng.random_bool(0.8) { 3 } else { 2 }),
+            overwrite: true,
+            ..CreateOptions::default()
+        };
+        let mut sessions = self.rng.random_range(1..5);
+        let mut client = self.client();
+        let mut opened = client.create(&path, options).await.ok();
+        while sessions > 0 {
+            let writer = match opened.take() {
+                Some(writer) => writer,
+                None => match self.reopen(&mut client, index).await {
+                    Some(writer) => writer,
+                    None => return,
+                },
+            };
+            sessions -= 1;
+            if let Err(error) = self.session(writer, index).await {
+                let host = &self.host;
+                self.world.state().trace(|| format!("{host}: {path}: {error}"));
+                client = self.client();
+            }
+        }
+    }
+
+    /// Writes for a while, and ends well, badly, or by dying.
+    async fn session(&mut self, mut writer: FileWriter, index: usize) -> Result<(), ClientError> {
+        self.oracle.lock()[index].is_closed = false;
+        let steps = self.rng.random_range(1..12);
+        for _ in 0..steps {
+            let len = match self.rng.random_range(0..4) {
+                0 => self.rng.random_range(1..600),
+                _ => self.rng.random_range(1..WRITE_MAX),
+            };
+            if writer.position() as usize + len > FILE_MAX {
+                break;
+            }
+            let mut bytes = vec![0; len];
+            self.rng.fill_bytes(&mut bytes);
+            self.oracle.lock()[index].content.extend_from_slice(&bytes);
+            writer.write(bytes).await?;
+            match self.rng.random_range(0..6) {
+                0 | 1 => {
+                    writer.hflush().await?;
+                    self.promised(index, writer.position(), false);
+                }
+                2 => {
+                    writer.hsync().await?;
+                    self.promised(index, writer.position(), true);
+                }
+                3 => {
+                    let pause = self.rng.random_range(1..3_000);
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                _ => {}
+            }
+        }
+        if self.rng.random_bool(0.2) {
+            self.world.state().fault("client: died");
+            return Err(ClientError::Closed { path: "by its own death".to_owned() });
+        }
+        let position = writer.position();
+        let syncs = self.rng.random_bool(0.3);
+        if syncs {
+            writer.hsync().await?;
+            self.promised(index, position, true);
+        }
+        writer.close().await?;
+        self.promised(index, position, false);
+        self.oracle.lock()[index].is_closed = true;
+        Ok(())
+    }
+
+    fn promised(&self, index: usize, position: u64, synced: bool) {
+        let mut oracle = self.oracle.lock();
+        let file = &mut oracle[index];
+        file.flushed = position as usize;
+        if synced {
+            file.synced = position as usize;
+        }
+        let (path, host) = (file.path.clone(), &self.host);
+        let how = if synced { "synced" } else { "flushed" };
+        self.world.state().trace(|| format!("{host}: {path} is {how} to {position}"));
+    }
+
+    /// Another process opens the file again, at whatever length it has now.
+    async fn reopen(&mut self, client: &mut Client, index: usize) -> Option<FileWriter> {
+        let path = self.oracle.lock()[index].path.clone();
+        for _ in 0..REOPEN_TRIES {
+            match client.append(&path).await {
+                Ok(writer) => {
+                    self.take_over(index, writer.position() as usize);
+                    return Some(writer);
+                }
+                Err(error) => {
+                    let host = &self.host;
+                    self.world.state().trace(|| format!("{host}: append to {path}: {error}"));
+                    if matches!(client.file_status(&path).await, Ok(None)) {
+                        self.check_absent(index);
+                        let created = client.create(&path, CreateOptions::default()).await;
+                        if let Ok(writer) = created {
+                            return Some(writer);
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(REOPEN_PAUSE).await;
+            // An answer, or none: the next append says.
+            let _ = client.recover_lease(&path).await;
+            if self.rng.random_bool(0.3) {
+                *client = self.client();
+            }
+        }
+        None
+    }
+
+    fn take_over(&self, index: usize, len: usize) {
+        let mut oracle = self.oracle.lock();
+        let file = &mut oracle[index];
+        let least = file.promised(self.promise);
+        let (path, written) = (file.path.clone(), file.content.len());
+        if len < least || len > written {
+            self.world.state().violation(format!(
+                "{path} is {len} bytes long at an append, of {written} written {least} promised"
+            ));
+        }
+        file.content.truncate(len);
+        file.flushed = file.flushed.min(len);
+        file.synced = file.synced.min(len);
+        file.is_closed = false;
+    }
+
+    fn check_absent(&self, index: usize) {
+        let oracle = self.oracle.lock();
+        let file = &oracle[index];
+        if file.promised(self.promise) > 0 || file.is_closed {
+            self.world.state().violation(format!("{} is gone", file.path));
+        }
+    }
+}
+
+impl FileOracle {
+    pub fn promised(&self, promise: Promise) -> usize {
+        match promise {
+            Promise::Flushed => self.flushed,
+            Promise::Synced => self.synced,
+        }
+    }
+}
+
+/// Reads files while they are written, and says what is wrong with them.
+pub struct Reader {
+    pub world: World,
+    pub configuration: Configuration,
+    pub oracle: Oracle,
+    pub promise: Promise,
+    pub host: String,
+}
+
+impl Reader {
+    fn client(&self, instance: u64) -> Client {
+        Client::simulated(&self.configuration, &self.host, instance).expect("valid settings")
+    }
+
+    /// Reads one file after the other, for ever. That it cannot be read now is no fault.
+    pub async fn run(self, mut rng: StdRng) {
+        for instance in 0.. {
+            let client = self.client(1_000_000 + instance);
+            let pause = rng.random_range(100..4_000);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let chosen = {
+                let oracle = self.oracle.lock();
+                let count = oracle.len();
+                (count > 0).then(|| {
+                    let file = &oracle[rng.random_range(0..count)];
+                    (file.path.clone(), file.promised(self.promise))
+                })
+            };
+            let Some((path, least)) = chosen else { continue };
+            if let Ok((len, bytes)) = read_all(&client, &path).await {
+                self.compare(&path, least, len, &bytes);
+            }
+        }
+    }
+
+    fn compare(&self, path: &str, least: usize, len: usize, bytes: &[u8]) {
+        let oracle = self.oracle.lock();
+        let Some(file) = oracle.iter().find(|file| file.path == path) else { return };
+        if len < least {
+            let what = format!("a reader sees {len} bytes of {path}, where {least} are promised");
+            self.world.state().violation(what);
+        }
+        let same = least.min(bytes.len());
+        if bytes[..same] != file.content[..same] {
+            let at = (0..same).find(|at| bytes[*at] != file.content[*at]).unwrap_or(0);
+            self.world.state().violation(format!("a reader gets a wrong byte {at} of {path}"));
+        }
+    }
+
+    /// Everything that is promised is there, every file closed in the end.
+    pub async fn verify(self) {
+        let files: Vec<(String, usize, Vec<u8>, bool)> = {
+            let oracle = self.oracle.lock();
+            let of = |file: &FileOracle| {
+                let least = file.promised(self.promise);
+                (file.path.clone(), least, file.content.clone(), file.is_closed)
+            };
+            oracle.iter().map(of).collect()
+        };
+        for (number, (path, least, content, _)) in files.into_iter().enumerate() {
+            let client = self.client(2_000_000 + number as u64);
+            if !self.until_closed(&client, &path, least, number % 2 == 0).await {
+                continue;
+            }
+            let mut outcome = self.read_back(&client, &path, least).await;
+            for _ in 0..20 {
+                if outcome.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                outcome = self.read_back(&client, &path, least).await;
+            }
+            let written = content.len();
+            let wrong = match outcome {
+                Err(error) => format!("cannot be read: {error}"),
+                Ok((len, _)) if len < least || len > written => {
+                    format!("is {len} bytes long, of {written} written {least} promised")
+                }
+                Ok((_, bytes)) => match (0..bytes.len()).find(|at| bytes[*at] != content[*at]) {
+                    Some(at) => format!("has a wrong byte at {at} of {}", bytes.len()),
+                    None => continue,
+                },
+            };
+            self.world.state().violation(format!("{path} {wrong}"));
+        }
+    }
+
+    /// The file's length, and the bytes that must be there: all of it, or, where power was lost, what
+    /// was synced.
+    async fn read_back(
+        &self,
+        client: &Client,
+        path: &str,
+        least: usize,
+    ) -> Result<(usize, Vec<u8>), ClientError> {
+        if self.promise == Promise::Flushed {
+            return read_all(client, path).await;
+        }
+        if least == 0 {
+            return Ok((0, Vec::new()));
+        }
+        let reader = client.open(path).await?;
+        let len = reader.len() as usize;
+        let mut bytes = vec![0; least.min(len)];
+        let mut read = 0;
+        while read < bytes.len() {
+            match reader.read_at(read as u64, &mut bytes[read..]).await? {
+                0 => break,
+                count => read += count,
+            }
+        }
+        bytes.truncate(read);
+        Ok((len, bytes))
+    }
+
+    /// A lease ends by itself, or sooner when somebody asks for it; false if the file is not there.
+    async fn until_closed(&self, client: &Client, path: &str, least: usize, asks: bool) -> bool {
+        for _ in 0..240 {
+            match client.is_file_closed(path).await {
+                Ok(true) => return true,
+                Ok(false) if asks => drop(client.recover_lease(path).await),
+                Ok(false) => {}
+                Err(_) => {
+                    if matches!(client.file_status(path).await, Ok(None)) {
+                        if least > 0 {
+                            self.world.state().violation(format!("{path} is gone"));
+                        }
+                        return false;
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        self.world.state().violation(format!("the lease of {path} does not end"));
+        false
+    }
+}
+
+async fn read_all(client: &Client, path: &str) -> Result<(usize, Vec<u8>), ClientError> {
+    let mut reader = client.open(path).await?;
+    let len = reader.len() as usize;
+    let mut bytes = Vec::with_capacity(len);
+    while let Some(chunk) = reader.next_chunk().await? {
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok((len, bytes))
+}
