@@ -5,6 +5,7 @@
 //! was promised: an hflush that returned promises the bytes to every reader through every death of a
 //! process, an hsync through the loss of power too.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,10 @@ pub struct FileOracle {
     /// Everything written, the part that was given up excepted.
     pub content: Vec<u8>,
     pub flushed: usize,
-    pub synced: usize,
+    /// What an hsync reached: from the start of its block on, for blocks that were finished before
+    /// are beyond it, as in HDFS.
+    pub synced: Vec<Range<usize>>,
+    pub block_size: usize,
     pub is_closed: bool,
 }
 
@@ -88,8 +92,10 @@ impl Writer {
 
     async fn write_file(&mut self, index: usize) {
         let path = self.oracle.lock()[index].path.clone();
+        let block_size = BLOCK_SIZES[self.rng.random_range(0..BLOCK_SIZES.len())];
+        self.oracle.lock()[index].block_size = block_size as usize;
         let options = CreateOptions {
-            block_size: Some(BLOCK_SIZES[self.rng.random_range(0..BLOCK_SIZES.len())]),
+            block_size: Some(block_size),
             replication: Some(if self.rng.random_bool(0.8) { 3 } else { 2 }),
             overwrite: true,
             ..CreateOptions::default()
@@ -167,7 +173,9 @@ impl Writer {
         let file = &mut oracle[index];
         file.flushed = position as usize;
         if synced {
-            file.synced = position as usize;
+            let end = position as usize;
+            let start = end.saturating_sub(1) / file.block_size * file.block_size;
+            file.synced.push(start..end);
         }
         let (path, host) = (file.path.clone(), &self.host);
         let how = if synced { "synced" } else { "flushed" };
@@ -176,7 +184,10 @@ impl Writer {
 
     /// Another process opens the file again, at whatever length it has now.
     async fn reopen(&mut self, client: &mut Client, index: usize) -> Option<FileWriter> {
-        let path = self.oracle.lock()[index].path.clone();
+        let (path, block_size) = {
+            let oracle = self.oracle.lock();
+            (oracle[index].path.clone(), oracle[index].block_size as u64)
+        };
         for _ in 0..REOPEN_TRIES {
             match client.append(&path).await {
                 Ok(writer) => {
@@ -188,7 +199,9 @@ impl Writer {
                     self.world.state().trace(|| format!("{host}: append to {path}: {error}"));
                     if matches!(client.file_status(&path).await, Ok(None)) {
                         self.check_absent(index);
-                        let created = client.create(&path, CreateOptions::default()).await;
+                        let options =
+                            CreateOptions { block_size: Some(block_size), ..Default::default() };
+                        let created = client.create(&path, options).await;
                         if let Ok(writer) = created {
                             return Some(writer);
                         }
@@ -217,7 +230,7 @@ impl Writer {
         }
         file.content.truncate(len);
         file.flushed = file.flushed.min(len);
-        file.synced = file.synced.min(len);
+        file.synced.retain(|range| range.end <= len);
         file.is_closed = false;
     }
 
@@ -234,7 +247,15 @@ impl FileOracle {
     pub fn promised(&self, promise: Promise) -> usize {
         match promise {
             Promise::Flushed => self.flushed,
-            Promise::Synced => self.synced,
+            Promise::Synced => self.synced.iter().map(|range| range.end).max().unwrap_or(0),
+        }
+    }
+
+    /// What must be read back, once nothing writes.
+    fn promised_ranges(&self, promise: Promise) -> Vec<Range<usize>> {
+        match promise {
+            Promise::Flushed => vec![0..usize::MAX],
+            Promise::Synced => self.synced.clone(),
         }
     }
 }
@@ -290,68 +311,47 @@ impl Reader {
 
     /// Everything that is promised is there, every file closed in the end.
     pub async fn verify(self) {
-        let files: Vec<(String, usize, Vec<u8>, bool)> = {
-            let oracle = self.oracle.lock();
-            let of = |file: &FileOracle| {
-                let least = file.promised(self.promise);
-                (file.path.clone(), least, file.content.clone(), file.is_closed)
+        let count = self.oracle.lock().len();
+        for number in 0..count {
+            let (path, least, written, ranges) = {
+                let oracle = self.oracle.lock();
+                let file = &oracle[number];
+                let ranges = file.promised_ranges(self.promise);
+                (file.path.clone(), file.promised(self.promise), file.content.len(), ranges)
             };
-            oracle.iter().map(of).collect()
-        };
-        for (number, (path, least, content, _)) in files.into_iter().enumerate() {
             let client = self.client(2_000_000 + number as u64);
             if !self.until_closed(&client, &path, least, number % 2 == 0).await {
                 continue;
             }
-            let mut outcome = self.read_back(&client, &path, least).await;
-            for _ in 0..20 {
-                if outcome.is_ok() {
-                    break;
+            for range in ranges {
+                let mut outcome = read_range(&client, &path, range.clone()).await;
+                for _ in 0..20 {
+                    if outcome.is_ok() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    outcome = read_range(&client, &path, range.clone()).await;
                 }
-                tokio::time::sleep(Duration::from_secs(10)).await;
-                outcome = self.read_back(&client, &path, least).await;
+                let wrong = match outcome {
+                    Err(error) => format!("cannot be read: {error}"),
+                    Ok((len, _)) if len < least || len > written => {
+                        format!("is {len} bytes long, of {written} written {least} promised")
+                    }
+                    Ok((_, bytes)) => match self.first_wrong(number, range.start, &bytes) {
+                        Some(at) => format!("has a wrong byte at {at}"),
+                        None => continue,
+                    },
+                };
+                let what = format!("{path} in {range:?} {wrong}");
+                self.world.state().violation(what);
             }
-            let written = content.len();
-            let wrong = match outcome {
-                Err(error) => format!("cannot be read: {error}"),
-                Ok((len, _)) if len < least || len > written => {
-                    format!("is {len} bytes long, of {written} written {least} promised")
-                }
-                Ok((_, bytes)) => match (0..bytes.len()).find(|at| bytes[*at] != content[*at]) {
-                    Some(at) => format!("has a wrong byte at {at} of {}", bytes.len()),
-                    None => continue,
-                },
-            };
-            self.world.state().violation(format!("{path} {wrong}"));
         }
     }
 
-    /// The file's length, and the bytes that must be there: all of it, or, where power was lost, what
-    /// was synced.
-    async fn read_back(
-        &self,
-        client: &Client,
-        path: &str,
-        least: usize,
-    ) -> Result<(usize, Vec<u8>), ClientError> {
-        if self.promise == Promise::Flushed {
-            return read_all(client, path).await;
-        }
-        if least == 0 {
-            return Ok((0, Vec::new()));
-        }
-        let reader = client.open(path).await?;
-        let len = reader.len() as usize;
-        let mut bytes = vec![0; least.min(len)];
-        let mut read = 0;
-        while read < bytes.len() {
-            match reader.read_at(read as u64, &mut bytes[read..]).await? {
-                0 => break,
-                count => read += count,
-            }
-        }
-        bytes.truncate(read);
-        Ok((len, bytes))
+    fn first_wrong(&self, number: usize, start: usize, bytes: &[u8]) -> Option<usize> {
+        let oracle = self.oracle.lock();
+        let content = &oracle[number].content[start..];
+        (0..bytes.len()).find(|at| bytes[*at] != content[*at]).map(|at| start + at)
     }
 
     /// A lease ends by itself, or sooner when somebody asks for it; false if the file is not there.
@@ -375,6 +375,29 @@ impl Reader {
         self.world.state().violation(format!("the lease of {path} does not end"));
         false
     }
+}
+
+/// The file's length, and its bytes in `range`, as far as it has them.
+async fn read_range(
+    client: &Client,
+    path: &str,
+    range: Range<usize>,
+) -> Result<(usize, Vec<u8>), ClientError> {
+    if range.end == usize::MAX {
+        return read_all(client, path).await;
+    }
+    let reader = client.open(path).await?;
+    let len = reader.len() as usize;
+    let mut bytes = vec![0; range.end.min(len).saturating_sub(range.start)];
+    let mut read = 0;
+    while read < bytes.len() {
+        match reader.read_at((range.start + read) as u64, &mut bytes[read..]).await? {
+            0 => break,
+            count => read += count,
+        }
+    }
+    bytes.truncate(read);
+    Ok((len, bytes))
 }
 
 async fn read_all(client: &Client, path: &str) -> Result<(usize, Vec<u8>), ClientError> {
