@@ -63,6 +63,8 @@ pub struct ClusterOptions {
     pub settings: Vec<(String, String)>,
     /// Time for all of it to serve.
     pub start_timeout: Duration,
+    /// The directories of the first datanodes, where they are not to be `DIR/dataN`.
+    pub data_dirs: Vec<Vec<PathBuf>>,
     /// Datanodes that throw the data of blocks away, to measure without a disk.
     pub discard_block_data: bool,
     /// Who the servers run as, the superuser; `None`: whoever runs this process.
@@ -78,6 +80,7 @@ impl ClusterOptions {
             namenode_port: None,
             settings: Vec::new(),
             start_timeout: Duration::from_secs(60),
+            data_dirs: Vec::new(),
             discard_block_data: false,
             user: None,
         }
@@ -306,8 +309,12 @@ impl Cluster {
         let ports = self.datanodes[index].ports;
         let discards = self.options.discard_block_data;
         let scheme = if discards { "discard" } else { "file" };
+        let own = [self.data_dir(index)];
+        let dirs = self.options.data_dirs.get(index).map_or(&own[..], Vec::as_slice);
+        let dirs: Vec<String> =
+            dirs.iter().map(|dir| format!("{scheme}://{}", dir.display())).collect();
         let definitions = self.definitions([
-            ("dfs.datanode.data.dir", format!("{scheme}://{}", self.data_dir(index).display())),
+            ("dfs.datanode.data.dir", dirs.join(",")),
             ("dfs.datanode.address", format!("127.0.0.1:{}", ports.transfer)),
             ("dfs.datanode.ipc.address", format!("127.0.0.1:{}", ports.ipc)),
             ("dfs.datanode.http.address", format!("127.0.0.1:{}", ports.http)),

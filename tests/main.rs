@@ -12,6 +12,7 @@ mod bench_pipeline;
 mod cli;
 mod compare;
 mod discarding;
+mod disk_faults;
 mod hdfs_native;
 mod java_client;
 mod metrics;

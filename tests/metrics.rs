@@ -22,7 +22,7 @@ fn http(address: &str, request: &str) -> String {
 }
 
 /// Values by name; every line must be as the text format wants it.
-fn scrape(address: &str) -> HashMap<String, u64> {
+pub fn scrape(address: &str) -> HashMap<String, u64> {
     let response = http(address, "GET /metrics");
     let (head, body) = response.split_once("\r\n\r\n").expect("a head and a body");
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");

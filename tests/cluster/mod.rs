@@ -1,5 +1,6 @@
 //! What the tests share: clusters of the real binary, sample bytes, other people's clients.
 
+pub mod disks;
 pub mod java;
 pub mod prerequisites;
 pub mod sample;
@@ -49,6 +50,19 @@ impl TestCluster {
     pub fn start_as(user: &str, settings: &[(&str, &str)]) -> Self {
         let directory = temporary_directory();
         let cluster = started(directory.path(), 3, settings, Some(user.to_owned()));
+        Self { cluster, directory }
+    }
+
+    /// Of which the first datanodes keep their blocks in `data_dirs`.
+    pub fn start_on(
+        datanodes: usize,
+        settings: &[(&str, &str)],
+        data_dirs: Vec<Vec<PathBuf>>,
+    ) -> Self {
+        let directory = temporary_directory();
+        let mut options = options(directory.path(), datanodes, settings);
+        options.data_dirs = data_dirs;
+        let cluster = Cluster::start(options).unwrap_or_else(|error| panic!("{error}"));
         Self { cluster, directory }
     }
 
