@@ -76,7 +76,7 @@ pub async fn serve(
             return Err(error);
         }
     }
-    read_status(connection, server.socket_timeout).await
+    read_status(connection, &replica, server.socket_timeout).await
 }
 
 async fn refuse(
@@ -101,7 +101,11 @@ pub fn error_reply(error: &DatanodeError) -> BytesMut {
 }
 
 /// The client's verdict on what it got. One that closes without a word has seen enough.
-async fn read_status(connection: &mut Connection, patience: Duration) -> Result<bool> {
+async fn read_status(
+    connection: &mut Connection,
+    replica: &Replica,
+    patience: Duration,
+) -> Result<bool> {
     let status = connection
         .read("ClientReadStatusProto", patience, |buf| {
             decode_delimited::<ClientReadStatusProto>(
@@ -115,6 +119,10 @@ async fn read_status(connection: &mut Connection, patience: Duration) -> Result<
         Ok(Some(status)) => {
             if !matches!(status.status(), Status::ChecksumOk | Status::Success) {
                 debug!(peer = connection.peer, status = ?status.status(), "read ended");
+            }
+            if status.status() == Status::ErrorChecksum {
+                warn!(block = %replica.block(), peer = connection.peer, "a reader found it corrupt");
+                replica.volume().suspects().push(replica.id());
             }
             Ok(true)
         }

@@ -157,6 +157,7 @@ impl Transfers {
                         let storage = replica.volume().storage_id();
                         self.dataset.reports().push_bad(storage, replica.block());
                     }
+                    self.dataset.note_failure(&replica, &error);
                     return Err(error);
                 }
             }

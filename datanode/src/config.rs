@@ -10,6 +10,7 @@ use ringfs_protocol::site_config::{Configuration, StorageDirectory as StorageLoc
 
 use crate::error::Result;
 use crate::failed_volumes::Tolerated;
+use crate::scrubber::ScrubPace;
 use crate::storage_directory::host_name;
 use crate::volume::BlockData;
 use crate::volume_profile::Medium;
@@ -32,6 +33,8 @@ pub struct DatanodeConfig {
     pub reserved_bytes: u64,
     pub failed_volumes_tolerated: Tolerated,
     pub disk_check_timeout: Duration,
+    /// `None`: nothing is scrubbed.
+    pub scrub: Option<ScrubPace>,
     pub direct_io: bool,
     /// Whether what is read again goes through the page cache.
     pub read_cache: bool,
@@ -66,6 +69,7 @@ impl DatanodeConfig {
             failed_volumes_tolerated: Tolerated::from_configuration(configured, data_dirs.len())?,
             disk_check_timeout: interval(configured, &settings::DFS_DATANODE_DISK_CHECK_TIMEOUT)?,
             namenode_address: namenode_address(configured)?,
+            scrub: ScrubPace::from_configuration(configured)?,
             data_dirs,
             block_data,
             data_dir_mode: data_dir_mode(configured)?,

@@ -64,6 +64,10 @@ pub struct Counters {
     /// 4096 a time.
     pub sector_bytes_copied: Counter,
     pub checksum_errors: Counter,
+    /// Replicas that the scrubber found good, found rotten, and what it read of them.
+    pub blocks_verified: Counter,
+    pub block_verification_failures: Counter,
+    pub bytes_scrubbed: Counter,
     pub mirror_errors: Counter,
     /// Connections closed because there were too many.
     pub streams_refused: Counter,

@@ -137,12 +137,6 @@ impl DatanodeError {
     pub fn is_of_files(&self) -> bool {
         matches!(self, Self::Io { .. })
     }
-
-    /// Whether it is an error of a failing disk (EIO, read-only remount), rather than of one request.
-    pub fn is_disk_failure(&self) -> bool {
-        matches!(self, Self::Io { source, .. }
-            if matches!(source.raw_os_error(), Some(libc::EIO | libc::EROFS | libc::EUCLEAN)))
-    }
 }
 
 #[cfg(test)]

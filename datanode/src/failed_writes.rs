@@ -39,6 +39,7 @@ impl Dataset {
         _held: &MutexGuard<'_, ()>,
         error: &DatanodeError,
     ) {
+        replica.note_failed_write();
         replica.volume().suspect(error);
         if replica.state() == ReplicaState::Temporary || replica.is_deleted() {
             return;

@@ -53,6 +53,8 @@ mod replica_packets;
 pub mod replica_recovery;
 pub mod ring;
 pub mod runtime;
+mod scrub_cursor;
+mod scrubber;
 pub mod server;
 #[cfg(feature = "simulation")]
 pub mod simulation;

@@ -83,8 +83,14 @@ pub const GATHERED_PARTS_MAX: usize = 256;
 /// A volume that has not answered its watch for so long, or whose writes have not got on, gets no new
 /// replicas until it does. A disk that retries a sector takes some seconds.
 pub const STALLED_AFTER: Duration = Duration::from_secs(5);
-/// EIO and the like on one volume, since start, beyond which it has failed though its checks pass.
-pub const WRITE_ERRORS_MAX: u32 = 16;
+/// Replicas whose writes failed on one volume, since start, beyond which it has failed though its
+/// checks pass. Where there is no room (ENOSPC) does not count.
+pub const FAILED_WRITES_MAX: u32 = 16;
+
+/// Data that the scrubber reads at a time: at its 1 MiB/s one read in 250 ms.
+pub const SCRUB_PIECE_BYTES: u64 = 256 << 10;
+/// Suspect replicas that wait for the scrubber of their volume, and are remembered by it.
+pub const SUSPECTS_MAX: usize = 1024;
 
 /// What is read at a time where messages are expected: replies, acks, operations.
 pub const MESSAGE_READ_BYTES: usize = 4 << 10;

@@ -40,7 +40,7 @@ const fn gauge(name: &'static str, help: &'static str) -> Metric {
 
 type Counted = (Metric, fn(&Counters) -> &Counter);
 
-const OF_HADOOP: [Counted; 5] = [
+const OF_HADOOP: [Counted; 7] = [
     (counter("datanode_bytes_written", "Block data received"), |all| &all.bytes_written),
     (counter("datanode_bytes_read", "Block data sent to readers"), |all| &all.bytes_read),
     (counter("datanode_blocks_written", "Blocks received to their end"), |all| &all.blocks_written),
@@ -48,9 +48,15 @@ const OF_HADOOP: [Counted; 5] = [
     (counter("datanode_blocks_replicated", "Blocks copied to other datanodes"), |all| {
         &all.blocks_replicated
     }),
+    (counter("datanode_blocks_verified", "Replicas scrubbed and found good"), |all| {
+        &all.blocks_verified
+    }),
+    (counter("datanode_block_verification_failures", "Replicas found rotten"), |all| {
+        &all.block_verification_failures
+    }),
 ];
 
-const OWN: [Counted; 16] = [
+const OWN: [Counted; 17] = [
     (
         counter(
             "ringfs_payload_bytes_copied_total",
@@ -95,6 +101,9 @@ const OWN: [Counted; 16] = [
     }),
     (counter("ringfs_checksum_errors_total", "Packets that arrived corrupt"), |all| {
         &all.checksum_errors
+    }),
+    (counter("ringfs_bytes_scrubbed_total", "Block data read by scrubbers"), |all| {
+        &all.bytes_scrubbed
     }),
     (counter("ringfs_mirror_errors_total", "Pipelines that could not be set up"), |all| {
         &all.mirror_errors

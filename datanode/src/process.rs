@@ -42,6 +42,7 @@ use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_i
 use crate::read_history::ReadHistory;
 use crate::ring;
 use crate::runtime::DataThreads;
+use crate::scrubber;
 use crate::server::TransferServer;
 use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
 use crate::volume::{BlockData, Volume};
@@ -119,6 +120,9 @@ async fn serve(
         }
     };
     let dataset = Arc::new(storage.join(&config, &namespace)?);
+    if let (Some(pace), BlockData::Stored) = (config.scrub, config.block_data) {
+        scrubber::start(&dataset, &counters, pace)?;
+    }
     let spawner = data_threads.spawner();
     let data_work = DataWork::new(move |job| spawner.spawn(job));
     let host_name = config.host_name.clone();

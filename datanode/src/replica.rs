@@ -252,7 +252,9 @@ impl Replica {
 
     /// Its writer must not go on, nor may anybody trust what memory says of the files.
     pub(crate) fn note_failed_write(&self) {
-        self.has_failed_write.store(true, Ordering::Release);
+        if !self.has_failed_write.swap(true, Ordering::AcqRel) {
+            self.volume.health().count_failed_write();
+        }
     }
 
     pub(crate) fn has_failed_write(&self) -> bool {

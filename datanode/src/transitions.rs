@@ -288,9 +288,11 @@ impl Dataset {
         })
     }
 
+    /// A file operation on the replica failed: its volume is checked, and the scrubber reads it.
     pub(crate) fn note_failure(&self, replica: &Replica, error: &DatanodeError) {
         if error.is_of_files() {
             replica.volume().suspect(error);
+            replica.volume().suspects().push(replica.id());
         }
     }
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use ringfs_protocol::block::{BlockId, ReplicaState};
 use ringfs_protocol::messages::StorageTypeProto;
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::error::{DatanodeError, Result};
+use crate::limits::SUSPECTS_MAX;
 use crate::storage_directory::StorageDirectory;
 use crate::volume_health::{VolumeFailure, VolumeHealth};
 use crate::volume_profile::{Medium, VolumeProfile};
@@ -60,6 +62,30 @@ pub struct Volume {
     /// `st_dev` of its directory: another one means that the disk was unmounted.
     device: u64,
     health: VolumeHealth,
+    suspects: SuspectReplicas,
+}
+
+/// Replicas that the scrubber shall read first.
+#[derive(Debug)]
+pub struct SuspectReplicas {
+    queue: (Sender<BlockId>, Receiver<BlockId>),
+}
+
+impl Default for SuspectReplicas {
+    fn default() -> Self {
+        Self { queue: bounded(SUSPECTS_MAX) }
+    }
+}
+
+impl SuspectReplicas {
+    /// When the queue is full, the replica waits for its turn like any other.
+    pub fn push(&self, id: BlockId) {
+        let _ = self.queue.0.try_send(id);
+    }
+
+    pub(crate) fn receiver(&self) -> Receiver<BlockId> {
+        self.queue.1.clone()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +156,7 @@ impl Volume {
             room: Mutex::new(MeasuredRoom { space, taken_bytes: 0 }),
             device,
             health: VolumeHealth::default(),
+            suspects: SuspectReplicas::default(),
         })
     }
 
@@ -192,6 +219,15 @@ impl Volume {
 
     pub fn health(&self) -> &VolumeHealth {
         &self.health
+    }
+
+    pub fn suspects(&self) -> &SuspectReplicas {
+        &self.suspects
+    }
+
+    /// Where Apache's datanode keeps it, too.
+    pub fn scrub_cursor_path(&self) -> PathBuf {
+        self.pool_dir.join("scanner.cursor")
     }
 
     pub fn is_failed(&self) -> bool {

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::error::DatanodeError;
-use crate::limits::{STALLED_AFTER, WRITE_ERRORS_MAX};
+use crate::limits::{FAILED_WRITES_MAX, STALLED_AFTER};
 
 /// Why a volume is out, as the namenode is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,8 @@ pub struct VolumeHealth {
     is_failed: AtomicBool,
     failure: Mutex<Option<VolumeFailure>>,
     is_suspect: AtomicBool,
-    write_errors: AtomicU32,
+    /// Replicas whose write or sync failed.
+    failed_writes: AtomicU32,
     check_requests: (Sender<()>, Receiver<()>),
     /// Since when the watch waits for the disk.
     busy_since: Mutex<Option<Instant>>,
@@ -73,7 +74,7 @@ impl Default for VolumeHealth {
             is_failed: AtomicBool::default(),
             failure: Mutex::default(),
             is_suspect: AtomicBool::default(),
-            write_errors: AtomicU32::default(),
+            failed_writes: AtomicU32::default(),
             check_requests: bounded(1),
             busy_since: Mutex::default(),
             writes_begun: AtomicU64::default(),
@@ -122,18 +123,19 @@ impl VolumeHealth {
         if self.is_failed() {
             return;
         }
-        if error.is_disk_failure() {
-            self.write_errors.fetch_add(1, Ordering::Relaxed);
-        }
         if !self.is_suspect.swap(true, Ordering::Relaxed) {
             warn!(volume = location, %error, "the volume will be checked");
         }
         let _ = self.check_requests.0.try_send(());
     }
 
+    pub(crate) fn count_failed_write(&self) {
+        self.failed_writes.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Whether writes fail again and again, though checks pass.
     pub(crate) fn fails_too_often(&self) -> bool {
-        self.write_errors.load(Ordering::Relaxed) > WRITE_ERRORS_MAX
+        self.failed_writes.load(Ordering::Relaxed) > FAILED_WRITES_MAX
     }
 
     pub(crate) fn cleared(&self, location: &str) {

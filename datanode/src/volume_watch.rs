@@ -191,10 +191,11 @@ mod tests {
     fn writes_that_fail_again_and_again_fail_a_volume_that_passes() {
         let (volume, _temp) = volume();
         start(&volume, Arc::default()).unwrap();
-        for _ in 0..=crate::limits::WRITE_ERRORS_MAX {
-            let source = io::Error::from_raw_os_error(libc::EIO);
-            volume.suspect(&DatanodeError::Io { what: "writing".into(), source });
+        for _ in 0..=crate::limits::FAILED_WRITES_MAX {
+            volume.health().count_failed_write();
         }
+        let source = io::Error::from_raw_os_error(libc::EIO);
+        volume.suspect(&DatanodeError::Io { what: "writing".into(), source });
         assert!(is_failed_soon(&volume));
     }
 

@@ -198,6 +198,11 @@ settings! {
         "Failed volumes that a datanode goes on with; -1: as long as one is left";
     DFS_DATANODE_DISK_CHECK_TIMEOUT: Millis, "dfs.datanode.disk.check.timeout" = "10m",
         "A volume whose disk does not answer a check for so long has failed";
+    DFS_DATANODE_SCAN_PERIOD_HOURS: Integer, "dfs.datanode.scan.period.hours" = "504",
+        "Time in which a datanode reads and verifies all of its blocks once; below 0: never";
+    DFS_BLOCK_SCANNER_VOLUME_BYTES_PER_SECOND: Bytes,
+        "dfs.block.scanner.volume.bytes.per.second" = "1048576",
+        "Most that it reads of each volume for that; 0: nothing";
     DFS_DATANODE_MAX_TRANSFER_THREADS: Integer, "dfs.datanode.max.transfer.threads" = "4096",
         "Most block streams at a time", was "dfs.datanode.max.xcievers";
     DFS_DATANODE_SYNCONCLOSE: Boolean, "dfs.datanode.synconclose" = "false",
