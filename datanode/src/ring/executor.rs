@@ -524,8 +524,9 @@ where
 {
     let shared = Rc::new(TaskResult { output: RefCell::new(None), done: Signal::default() });
     let result = shared.clone();
+    let mut future = Box::pin(future);
     current().spawn(Box::pin(async move {
-        let output = future.await;
+        let output = future.as_mut().await;
         *result.output.borrow_mut() = Some(output);
         result.done.set();
     }));

@@ -2,11 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::{Poll, Waker};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::executor::sleep;
+use pin_project_lite::pin_project;
+
+use super::executor::{Sleep, sleep};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Either<A, B> {
@@ -17,45 +19,94 @@ pub enum Either<A, B> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
+pin_project! {
+    /// Written out, as [`Join`] is: an async function would hold what it is given twice, once as its
+    /// argument, and combinators in combinators of a large future double it each time.
+    pub struct Race<A, B> {
+        #[pin]
+        first: A,
+        #[pin]
+        second: B,
+    }
+}
+
 /// Resolves with whichever is ready first, the first one when both are; the other is dropped.
-pub async fn race<A: Future, B: Future>(first: A, second: B) -> Either<A::Output, B::Output> {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    poll_fn(|context| {
-        if let Poll::Ready(output) = first.as_mut().poll(context) {
+pub fn race<A: Future, B: Future>(first: A, second: B) -> Race<A, B> {
+    Race { first, second }
+}
+
+impl<A: Future, B: Future> Future for Race<A, B> {
+    type Output = Either<A::Output, B::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let race = self.project();
+        if let Poll::Ready(output) = race.first.poll(context) {
             return Poll::Ready(Either::First(output));
         }
-        second.as_mut().poll(context).map(Either::Second)
-    })
-    .await
+        race.second.poll(context).map(Either::Second)
+    }
+}
+
+pin_project! {
+    pub struct Join<A: Future, B: Future> {
+        #[pin]
+        first: A,
+        #[pin]
+        second: B,
+        first_output: Option<A::Output>,
+        second_output: Option<B::Output>,
+    }
 }
 
 /// Resolves with both, which take turns on this thread.
-pub async fn join<A: Future, B: Future>(first: A, second: B) -> (A::Output, B::Output) {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    let (mut first_output, mut second_output) = (None, None);
-    poll_fn(|context| {
-        if first_output.is_none()
-            && let Poll::Ready(output) = first.as_mut().poll(context)
-        {
-            first_output = Some(output);
-        }
-        if second_output.is_none()
-            && let Poll::Ready(output) = second.as_mut().poll(context)
-        {
-            second_output = Some(output);
-        }
-        if first_output.is_none() || second_output.is_none() {
-            return Poll::Pending;
-        }
-        Poll::Ready(first_output.take().zip(second_output.take()).expect("both are there"))
-    })
-    .await
+pub fn join<A: Future, B: Future>(first: A, second: B) -> Join<A, B> {
+    Join { first, second, first_output: None, second_output: None }
 }
 
-pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, TimedOut> {
-    match race(future, sleep(duration)).await {
-        Either::First(output) => Ok(output),
-        Either::Second(()) => Err(TimedOut),
+impl<A: Future, B: Future> Future for Join<A, B> {
+    type Output = (A::Output, B::Output);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let join = self.project();
+        if join.first_output.is_none()
+            && let Poll::Ready(output) = join.first.poll(context)
+        {
+            *join.first_output = Some(output);
+        }
+        if join.second_output.is_none()
+            && let Poll::Ready(output) = join.second.poll(context)
+        {
+            *join.second_output = Some(output);
+        }
+        match (join.first_output.take(), join.second_output.take()) {
+            (Some(first), Some(second)) => Poll::Ready((first, second)),
+            (first, second) => {
+                (*join.first_output, *join.second_output) = (first, second);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+pin_project! {
+    pub struct Timeout<F> {
+        #[pin]
+        race: Race<F, Sleep>,
+    }
+}
+
+pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
+    Timeout { race: race(future, sleep(duration)) }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, TimedOut>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().race.poll(context).map(|either| match either {
+            Either::First(output) => Ok(output),
+            Either::Second(()) => Err(TimedOut),
+        })
     }
 }
 
