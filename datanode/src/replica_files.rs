@@ -61,15 +61,20 @@ pub async fn create_new(path: &Path, direct: bool) -> Result<ring::File> {
         .map_err(DatanodeError::io(format!("creating {}", path.display())))
 }
 
-/// The files of a new replica: data, then meta.
+/// The files of a new replica, side by side: of a crash in between a start makes a replica without a
+/// byte, or nothing.
 pub async fn create_files(
     volume: &Volume,
     files: &ReplicaFiles,
 ) -> Result<(ring::File, ring::File)> {
     match volume.block_data() {
         BlockData::Stored => {
-            let data = create_new(&files.data, volume.direct_io()).await?;
-            Ok((data, create_new(&files.meta, false).await?))
+            let (data, meta) = ring::join(
+                create_new(&files.data, volume.direct_io()),
+                create_new(&files.meta, false),
+            )
+            .await;
+            Ok((data?, meta?))
         }
         BlockData::Discarded => {
             Ok((create_discarding(&files.data).await?, create_discarding(&files.meta).await?))

@@ -3,7 +3,7 @@
 //!
 //! | transition | file operations, the last one is the commit |
 //! |---|---|
-//! | create | data file, then meta file with its header, in `rbw/` or `tmp/` |
+//! | create | data file and meta file, then the meta's header, in `rbw/` or `tmp/` |
 //! | finalize | truncate data to its length; sync if asked; meta, then data into `finalized/` |
 //! | append (in `reopening`) | data, then meta (under the new generation stamp) into `rbw/` |
 //! | bump (in `reopening`) | rename meta to the new generation stamp |

@@ -189,7 +189,10 @@ pub fn format(
     }
     transaction.delete_table(EPOCH)?;
     {
-        let mut update = Update::new(&transaction)?;
+        let mut update = Update::new(&transaction);
+        for space in Space::ALL {
+            update.table(space)?;
+        }
         update.put(Space::Identity, IDENTITY_KEY, &identity.encode_to_vec())?;
         fill(&mut update)?;
     }
@@ -202,15 +205,8 @@ fn recover(database: &Database, journal: &mut Journal) -> Result<()> {
     let mut transaction = database.begin_write()?;
     let epoch = transaction.open_table(EPOCH)?.get(())?.map(|epoch| epoch.value());
     if let Some(epoch) = epoch {
-        let mut update = Update::new(&transaction)?;
-        let replayed = journal.replay(epoch, |space, key, value| {
-            let table = &mut update.tables[space as usize];
-            match value {
-                Some(value) => table.insert(key, value)?,
-                None => table.remove(key)?,
-            };
-            Ok(())
-        })?;
+        let mut update = Update::new(&transaction);
+        let replayed = journal.replay(epoch, |space, key, value| update.set(space, key, value))?;
         drop(update);
         tracing::info!(
             batches = replayed,
@@ -379,7 +375,9 @@ impl View for Snapshot {
 
 /// The writer's transaction as an operation sees it.
 pub struct Update<'a> {
-    tables: Vec<Table<'a, Bytes, Bytes>>,
+    transaction: &'a WriteTransaction,
+    /// Opened as they are asked for: that takes longer than most of what is done with them.
+    tables: [OnceCell<Table<'a, Bytes, Bytes>>; Space::ALL.len()],
     /// What the running operation replaced, oldest first.
     undo: Vec<(Space, Vec<u8>, Option<Vec<u8>>)>,
     changes: Changes,
@@ -390,7 +388,7 @@ type Action = Box<dyn FnOnce() + Send>;
 
 impl View for Update<'_> {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        get(&self.tables[space as usize], key)
+        get(self.table(space)?, key)
     }
 
     fn scan(
@@ -400,29 +398,49 @@ impl View for Update<'_> {
         end: Bound<&[u8]>,
         max: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        scan(&self.tables[space as usize], start, end, max)
+        scan(self.table(space)?, start, end, max)
     }
 }
 
 impl<'a> Update<'a> {
-    fn new(transaction: &'a WriteTransaction) -> Result<Self> {
-        let mut tables = Vec::with_capacity(Space::ALL.len());
-        for space in Space::ALL {
-            tables.push(transaction.open_table(definition(space))?);
+    fn new(transaction: &'a WriteTransaction) -> Self {
+        let (tables, undo, changes, after_commit) = Default::default();
+        Self { transaction, tables, undo, changes, after_commit }
+    }
+
+    fn table(&self, space: Space) -> Result<&Table<'a, Bytes, Bytes>> {
+        let cell = &self.tables[space as usize];
+        if let Some(table) = cell.get() {
+            return Ok(table);
         }
-        let (undo, changes, after_commit) = Default::default();
-        Ok(Self { tables, undo, changes, after_commit })
+        let table = self.transaction.open_table(definition(space))?;
+        Ok(cell.get_or_init(|| table))
+    }
+
+    fn table_mut(&mut self, space: Space) -> Result<&mut Table<'a, Bytes, Bytes>> {
+        self.table(space)?;
+        Ok(self.tables[space as usize].get_mut().expect("it has just been opened"))
+    }
+
+    /// Puts the value, or removes the key, as a log says.
+    fn set(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let table = self.table_mut(space)?;
+        match value {
+            Some(value) => table.insert(key, value)?,
+            None => table.remove(key)?,
+        };
+        Ok(())
     }
 
     pub fn put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>> {
-        let old = self.tables[space as usize].insert(key, value)?.map(|old| old.value().to_vec());
+        let old = self.table_mut(space)?.insert(key, value)?.map(|old| old.value().to_vec());
         self.undo.push((space, key.to_vec(), old.clone()));
         self.changes.push(space, key, Some(value));
         Ok(old)
     }
 
     pub fn remove(&mut self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let old = self.tables[space as usize].remove(key)?.map(|old| old.value().to_vec());
+        let old = self.table_mut(space)?.remove(key)?.map(|old| old.value().to_vec());
         if old.is_some() {
             self.undo.push((space, key.to_vec(), old.clone()));
             self.changes.push(space, key, None);
@@ -527,11 +545,7 @@ impl<'a> Update<'a> {
         self.changes.truncate(before.0);
         self.after_commit.truncate(before.1);
         while let Some((space, key, old)) = self.undo.pop() {
-            let table = &mut self.tables[space as usize];
-            match old {
-                Some(value) => table.insert(&*key, &*value)?,
-                None => table.remove(&*key)?,
-            };
+            self.set(space, &key, old.as_deref())?;
         }
         Ok(())
     }
@@ -637,7 +651,7 @@ impl Writer {
     fn apply(&mut self, batch: &mut [Box<dyn Job>]) -> Result<()> {
         let transaction = self.database.begin_write()?;
         let (after_commit, changes) = {
-            let mut update = Update::new(&transaction)?;
+            let mut update = Update::new(&transaction);
             for job in batch {
                 let before = (update.changes.len(), update.after_commit.len());
                 let succeeded = job.run(&mut update);
