@@ -52,7 +52,7 @@ fn a_peer_takes_turns_and_its_java_client_too() {
     let uri = peer.uri();
     let (outcome, report) = goal(directory.path(), &["pread-4k", "--peer", &uri]);
     outcome.succeeded();
-    assert_eq!(verdicts(&report).len(), 1);
+    assert_eq!(verdicts(&report).len(), 2, "over TCP and short-circuit");
     let java = "echo '{\"mb\":{mb},\"s\":2,\"cpu_s\":{\"datanode0\":1}}' # {mode} {uri} {pids}";
     let arguments = ["java-read", "--peer", &uri, "--java-bench", java];
     let (outcome, report) = goal(directory.path(), &arguments);

@@ -21,3 +21,4 @@ mod python_clients;
 mod replication;
 mod restart;
 mod shell_golden;
+mod short_circuit;

@@ -112,10 +112,6 @@ impl BlockReader {
         self.end - self.offset
     }
 
-    pub fn is_at_end(&self) -> bool {
-        self.offset == self.end
-    }
-
     /// The connection, when the whole range was read and its end agreed on.
     pub fn into_stream(self) -> Option<DatanodeStream> {
         self.finished.then_some(self.stream)

@@ -16,6 +16,7 @@ use crate::datanode_stream::DatanodeConnector;
 use crate::file_writer::WriterParts;
 use crate::idle_connections::IdleConnections;
 use crate::lease_renewal::LeaseRenewal;
+use crate::local_replicas::LocalReplicas;
 use crate::namenode::{Namenode, OpenFile, file_not_found};
 use crate::streamer::{LastBlock, StreamerRules};
 use crate::{BlockLocation, ClientError, FileReader, FileStatus, FileWriter};
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub namenode: Namenode,
     pub connector: DatanodeConnector,
     pub idle_connections: IdleConnections,
+    /// Where short-circuit reads are configured.
+    pub local_replicas: Option<LocalReplicas>,
     pub settings: ClientSettings,
     /// The holder of the leases.
     pub client_name: String,
@@ -108,6 +111,7 @@ impl Client {
             leases: LeaseRenewal::new(namenode.clone(), client_name.clone()),
             connector: DatanodeConnector::new(&settings, &user),
             idle_connections: IdleConnections::default(),
+            local_replicas: settings.short_circuit.clone().map(LocalReplicas::new),
             uri: format!("hdfs://{address}"),
             server_defaults: OnceCell::new(),
             namenode,

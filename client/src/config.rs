@@ -26,6 +26,8 @@ pub(crate) struct ClientSettings {
     pub socket_timeout: Duration,
     pub use_datanode_hostname: bool,
     pub verify_checksums: bool,
+    /// `None`: replicas of this host are read over TCP like any other.
+    pub short_circuit: Option<ShortCircuitSettings>,
     pub acquire_failures_max: u32,
     pub retry_window: Duration,
     pub packets_in_flight_max: usize,
@@ -35,6 +37,18 @@ pub(crate) struct ClientSettings {
     pub exclusion: Duration,
     pub replacement: ReplacementPolicy,
     pub replacement_best_effort: bool,
+}
+
+/// How replicas of this host are read from their files.
+#[derive(Clone, Debug)]
+pub(crate) struct ShortCircuitSettings {
+    /// `dfs.domain.socket.path`, as it is configured.
+    pub socket_path: String,
+    pub skip_checksum: bool,
+    pub replicas_max: usize,
+    pub expiry: Duration,
+    /// How long a socket that failed is not tried again.
+    pub disable_interval: Duration,
 }
 
 /// When a datanode that failed in a pipeline is replaced instead of going on with fewer.
@@ -92,6 +106,7 @@ impl ClientSettings {
             socket_timeout: config.duration(&DFS_CLIENT_SOCKET_TIMEOUT)?,
             use_datanode_hostname: config.boolean(&DFS_CLIENT_USE_DATANODE_HOSTNAME)?,
             verify_checksums: config.boolean(&RINGFS_CLIENT_READ_VERIFY_CHECKSUM)?,
+            short_circuit: short_circuit(config)?,
             acquire_failures_max: integer(config, &DFS_CLIENT_MAX_BLOCK_ACQUIRE_FAILURES, 0)?,
             retry_window: config.duration(&DFS_CLIENT_RETRY_WINDOW_BASE)?,
             packets_in_flight_max: integer(config, &DFS_CLIENT_WRITE_MAX_PACKETS_IN_FLIGHT, 1)?,
@@ -110,6 +125,20 @@ impl ClientSettings {
                 .boolean(&DFS_CLIENT_BLOCK_WRITE_REPLACE_DATANODE_ON_FAILURE_BEST_EFFORT)?,
         })
     }
+}
+
+fn short_circuit(config: &Configuration) -> Result<Option<ShortCircuitSettings>, ConfigError> {
+    let socket_path = config.text(&DFS_DOMAIN_SOCKET_PATH);
+    if !config.boolean(&DFS_CLIENT_READ_SHORTCIRCUIT)? || socket_path.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ShortCircuitSettings {
+        socket_path,
+        skip_checksum: config.boolean(&DFS_CLIENT_READ_SHORTCIRCUIT_SKIP_CHECKSUM)?,
+        replicas_max: integer(config, &DFS_CLIENT_READ_SHORTCIRCUIT_STREAMS_CACHE_SIZE, 0)?,
+        expiry: config.duration(&DFS_CLIENT_READ_SHORTCIRCUIT_STREAMS_CACHE_EXPIRY_MS)?,
+        disable_interval: config.duration(&DFS_DOMAIN_SOCKET_DISABLE_INTERVAL_SECONDS)?,
+    }))
 }
 
 fn checksum_type(config: &Configuration) -> Result<ChecksumType, ConfigError> {

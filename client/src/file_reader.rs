@@ -18,14 +18,14 @@ use ringfs_protocol::messages::{
 use ringfs_protocol::rpc::client::RpcClient;
 use ringfs_protocol::rpc::protocol_name;
 use tokio::task::JoinHandle;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::block_reader::BlockReader;
 use crate::client::Shared;
 use crate::limits::{
     LAST_BLOCK_ATTEMPTS, LAST_BLOCK_PAUSE, LOCATED_BLOCKS_AHEAD, OPEN_NEXT_BLOCK_BYTES,
 };
 use crate::located_blocks::{BlockRange, LocatedBlocks};
+use crate::replica_reader::ReplicaReader;
 use crate::streamer::transfer_address;
 use crate::{Client, ClientError};
 
@@ -60,7 +60,7 @@ fn spread() -> f64 {
 }
 
 /// A reader of a range, and the index of the replica that it reads.
-type Opened = (BlockReader, BlockRange, usize);
+type Opened = (ReplicaReader, BlockRange, usize);
 
 /// A block that is opened while the one before it is still being read.
 #[derive(Debug)]
@@ -192,7 +192,7 @@ impl FileReader {
                         buf[filled..filled + chunk.len()].copy_from_slice(&chunk);
                         filled += chunk.len();
                     }
-                    Ok(None) => break self.client.shared().keep_idle(reader),
+                    Ok(None) => break reader.keep_idle(&self.client),
                     Err(error) => {
                         self.failed(&range, replica, error, &mut failures).await;
                         break;
@@ -215,13 +215,13 @@ impl FileReader {
                 Ok(Some(chunk)) => {
                     self.failures = Failures::default();
                     if reader.is_at_end() {
-                        self.client.shared().keep_idle(reader);
+                        reader.keep_idle(&self.client);
                     } else {
                         self.current = Some((reader, range, replica));
                     }
                     return Ok(Some(chunk));
                 }
-                Ok(None) => self.client.shared().keep_idle(reader),
+                Ok(None) => reader.keep_idle(&self.client),
                 Err(error) => {
                     let mut failures = std::mem::take(&mut self.failures);
                     self.failed(&range, replica, error, &mut failures).await;
@@ -248,7 +248,7 @@ impl FileReader {
 
     /// Starts to open the block after the one that `reader` is about to end, where its place is
     /// known and a replica has not failed yet.
-    fn open_next(&mut self, reader: &BlockReader) {
+    fn open_next(&mut self, reader: &ReplicaReader) {
         let left = reader.remaining();
         let offset = self.position + left;
         if left > OPEN_NEXT_BLOCK_BYTES || offset >= self.len || self.next.is_some() {
@@ -258,7 +258,7 @@ impl FileReader {
         let Some(replica) = self.live_replica(&range.block) else { return };
         let (client, verify) = (self.client.clone(), self.verify);
         let opening = tokio::spawn(async move {
-            let reader = client.shared().open_replica(&range, replica, verify).await?;
+            let reader = ReplicaReader::open(&client, &range, replica, verify).await?;
             Ok((reader, range, replica))
         });
         self.next = Some(NextBlock { offset, opening });
@@ -285,7 +285,7 @@ impl FileReader {
                 self.next_round(&range, offset, failures).await?;
                 continue;
             };
-            match self.client.shared().open_replica(&range, replica, self.verify).await {
+            match ReplicaReader::open(&self.client, &range, replica, self.verify).await {
                 Ok(reader) => return Ok((reader, range, replica)),
                 Err(error) => self.failed(&range, replica, error, failures).await,
             }
@@ -359,31 +359,6 @@ impl FileReader {
 }
 
 impl Shared {
-    /// Starts reading `range` from one replica, over an idle connection if there is a good one.
-    async fn open_replica(
-        &self,
-        range: &BlockRange,
-        replica: usize,
-        verify: bool,
-    ) -> Result<BlockReader, ClientError> {
-        let id = &range.block.locs[replica].id;
-        let (name, limit) = (&self.client_name, self.settings.socket_timeout);
-        if let Some(stream) = self.idle_connections.take(&transfer_address(id)) {
-            match BlockReader::open(stream, name, range, verify, limit).await {
-                Err(error @ ClientError::Io { .. }) => debug!("idle connection: {error}"),
-                result => return result,
-            }
-        }
-        let stream = self.connector.connect(id).await?;
-        BlockReader::open(stream, name, range, verify, limit).await
-    }
-
-    fn keep_idle(&self, reader: BlockReader) {
-        if let Some(stream) = reader.into_stream() {
-            self.idle_connections.keep(stream);
-        }
-    }
-
     /// How much of a block under construction readers may see, as its first datanode that answers
     /// says; 0 when none of them has begun it.
     async fn visible_length(

@@ -4,7 +4,8 @@
 //! A byte written goes from the caller's buffer through `packetizer` (packets, checksums) to
 //! `stream_driver`, which does what the state machine in `streamer` says: ask `namenode` for a block,
 //! open a `write_pipeline`, send, await acks, recover. A byte read comes from a `block_reader` that
-//! `file_reader` opens on a replica of what `located_blocks` says.
+//! `file_reader` opens on a replica of what `located_blocks` says, or, where the replica is on this host
+//! and its datanode passes its files (`local_replicas`), from a `local_block_reader`.
 
 mod block_checksums;
 mod block_reader;
@@ -20,9 +21,13 @@ mod file_writer;
 mod idle_connections;
 mod lease_renewal;
 pub mod limits;
+mod local_block_reader;
+mod local_replicas;
 mod located_blocks;
 mod namenode;
 mod packetizer;
+mod read_buffers;
+mod replica_reader;
 pub mod shell;
 mod socket;
 mod stream_driver;

@@ -20,6 +20,24 @@ pub const READ_BUFFER_BYTES: usize = 512 << 10;
 /// Receive buffer while replies are awaited; that of a read of 4 KiB comes with all of its data.
 pub const REPLY_BUFFER_BYTES: usize = 8 << 10;
 
+/// What a stream reads at a time from a replica of this host: a huge page, in whose memory the disk's
+/// own transfer is at its fastest.
+pub const LOCAL_PIECE_BYTES: usize = 2 << 20;
+/// Such reads under way at a time.
+pub const LOCAL_READS_IN_FLIGHT_MAX: usize = 4;
+/// Pieces of a stream that were begun and not handed out yet: 16 MiB.
+pub const LOCAL_PIECES_AHEAD_MAX: usize = 8;
+/// Memory for pieces that is kept for the next ones: 20 MiB of a client, whatever its streams.
+pub const LOCAL_BUFFERS_KEPT_MAX: usize = 10;
+/// A range up to this is read at once, through the page cache.
+pub const LOCAL_SMALL_READ_BYTES: u64 = 64 << 10;
+/// How often it is looked for replicas that were deleted or not read for long.
+pub const LOCAL_REPLICAS_SWEEP: Duration = Duration::from_secs(1);
+/// How long a replica that could not be had, or failed, is read over TCP; and how many of them are
+/// remembered.
+pub const LOCAL_REFUSAL_LIFE: Duration = Duration::from_secs(10);
+pub const LOCAL_REFUSALS_MAX: usize = 1024;
+
 /// When so little of a block is left to read, the next one is opened: its datanode reads ahead
 /// meanwhile, and the reader waits for none of it.
 pub const OPEN_NEXT_BLOCK_BYTES: u64 = 8 << 20;

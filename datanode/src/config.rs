@@ -29,6 +29,8 @@ pub struct DatanodeConfig {
     pub transfer_address: SocketAddr,
     pub ipc_address: SocketAddr,
     pub http_address: SocketAddr,
+    /// Where short-circuit reads are served; empty: nowhere.
+    pub domain_socket_path: String,
     pub host_name: String,
     pub reserved_bytes: u64,
     pub failed_volumes_tolerated: Tolerated,
@@ -76,6 +78,10 @@ impl DatanodeConfig {
             transfer_address: socket_address(configured, &settings::DFS_DATANODE_ADDRESS)?,
             ipc_address: socket_address(configured, &settings::DFS_DATANODE_IPC_ADDRESS)?,
             http_address: socket_address(configured, &settings::DFS_DATANODE_HTTP_ADDRESS)?,
+            domain_socket_path: match configured.boolean(&settings::DFS_CLIENT_READ_SHORTCIRCUIT)? {
+                true => configured.text(&settings::DFS_DOMAIN_SOCKET_PATH),
+                false => String::new(),
+            },
             host_name: Some(configured.text(&settings::DFS_DATANODE_HOSTNAME))
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(host_name),

@@ -33,6 +33,7 @@ use crate::config::DatanodeConfig;
 use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
+use crate::domain_socket;
 use crate::error::{DatanodeError, Result};
 use crate::failed_volumes::FailedVolumes;
 use crate::http_server;
@@ -91,6 +92,8 @@ async fn serve(
     let transfer_listener = bind(config.transfer_address)?;
     let ipc_listener = bind(config.ipc_address)?;
     let http_listener = bind(config.http_address)?;
+    let transfer_port = local_address(&transfer_listener)?.port();
+    let domain_socket = domain_socket::bind(&config.domain_socket_path, transfer_port)?;
     let identity = NodeIdentity {
         datanode_uuid: storage.datanode_uuid.clone(),
         host_name: config.host_name.clone(),
@@ -138,9 +141,14 @@ async fn serve(
     );
     let metrics = Arc::new(Metrics::new(&parts.server, host_name));
     let http = tokio::spawn(http_server::serve(tokio_listener(http_listener)?, metrics));
+    let short_circuit = domain_socket
+        .map(|socket| tokio::spawn(domain_socket::serve(parts.server.clone(), socket)));
     parts.server.clone().start(transfer_listener, data_work);
     let outcome = parts.run(ipc_listener, stop).await;
     http.abort();
+    if let Some(short_circuit) = short_circuit {
+        short_circuit.abort();
+    }
     info!(?counters, "stopped");
     outcome
 }

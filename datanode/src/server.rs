@@ -137,10 +137,16 @@ impl TransferServer {
             Operation::TransferBlock(request) => self.transfer(connection, &request).await?,
             Operation::CopyBlock(request) => self.copy(connection, &request).await?,
             Operation::ReplaceBlock(request) => self.replace(connection, *request).await?,
-            Operation::Refused(opcode) => {
-                info!(?opcode, peer = connection.peer, "operation refused");
-                connection.send(refusal(opcode)).await?;
+            Operation::RequestShortCircuitFds(_) => {
+                refuse(connection, Opcode::RequestShortCircuitFds).await?;
             }
+            Operation::ReleaseShortCircuitFds(_) => {
+                refuse(connection, Opcode::ReleaseShortCircuitFds).await?;
+            }
+            Operation::RequestShortCircuitShm(_) => {
+                refuse(connection, Opcode::RequestShortCircuitShm).await?;
+            }
+            Operation::Refused(opcode) => refuse(connection, opcode).await?,
         }
         Ok(false)
     }
@@ -214,7 +220,12 @@ impl TransferServer {
     }
 }
 
-/// Short-circuit reads need a UNIX socket, erasure coding and custom operations are not served:
+async fn refuse(connection: &Connection, opcode: Opcode) -> Result<()> {
+    info!(?opcode, peer = connection.peer, "operation refused");
+    connection.send(refusal(opcode)).await
+}
+
+/// Short-circuit reads need a UNIX socket (`domain_socket`), erasure coding and custom operations are not served:
 /// clients fall back to what is.
 fn refusal(opcode: Opcode) -> BytesMut {
     let status = match opcode {

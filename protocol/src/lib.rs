@@ -7,6 +7,7 @@
 pub mod block;
 pub mod block_report;
 pub mod checksum;
+pub mod domain_socket;
 pub mod error;
 pub mod file_checksum;
 pub mod limits;

@@ -10,7 +10,8 @@ use crate::ProtocolError;
 use crate::limits::OPERATION_MAX_BYTES;
 use crate::messages::{
     BlockOpResponseProto, OpBlockChecksumProto, OpCopyBlockProto, OpReadBlockProto,
-    OpReplaceBlockProto, OpTransferBlockProto, OpWriteBlockProto,
+    OpReplaceBlockProto, OpRequestShortCircuitAccessProto, OpTransferBlockProto, OpWriteBlockProto,
+    ReleaseShortCircuitAccessRequestProto, ShortCircuitShmRequestProto,
 };
 use crate::wire::{decode_delimited, encode_delimited};
 
@@ -64,6 +65,9 @@ pub enum Operation {
     CopyBlock(Box<OpCopyBlockProto>),
     BlockChecksum(Box<OpBlockChecksumProto>),
     TransferBlock(Box<OpTransferBlockProto>),
+    RequestShortCircuitFds(Box<OpRequestShortCircuitAccessProto>),
+    ReleaseShortCircuitFds(Box<ReleaseShortCircuitAccessRequestProto>),
+    RequestShortCircuitShm(Box<ShortCircuitShmRequestProto>),
     /// Known to HDFS, not served here: the handler answers with the status the opcode calls for.
     Refused(Opcode),
 }
@@ -106,13 +110,20 @@ fn decode_message(opcode: Opcode, buf: &[u8]) -> Result<Option<(Operation, usize
         Opcode::CopyBlock => message("OpCopyBlockProto", buf, Operation::CopyBlock),
         Opcode::BlockChecksum => message("OpBlockChecksumProto", buf, Operation::BlockChecksum),
         Opcode::TransferBlock => message("OpTransferBlockProto", buf, Operation::TransferBlock),
+        Opcode::RequestShortCircuitFds => {
+            let what = "OpRequestShortCircuitAccessProto";
+            message(what, buf, Operation::RequestShortCircuitFds)
+        }
+        Opcode::ReleaseShortCircuitFds => {
+            let what = "ReleaseShortCircuitAccessRequestProto";
+            message(what, buf, Operation::ReleaseShortCircuitFds)
+        }
+        Opcode::RequestShortCircuitShm => {
+            message("ShortCircuitShmRequestProto", buf, Operation::RequestShortCircuitShm)
+        }
         // No message is defined for it.
         Opcode::ReadMetadata => Ok(Some((Operation::Refused(opcode), 0))),
-        Opcode::RequestShortCircuitFds
-        | Opcode::ReleaseShortCircuitFds
-        | Opcode::RequestShortCircuitShm
-        | Opcode::BlockGroupChecksum
-        | Opcode::Custom => {
+        Opcode::BlockGroupChecksum | Opcode::Custom => {
             // The empty message decodes from any fields: it only walks over them.
             let skipped = decode_delimited::<()>("operation message", buf, OPERATION_MAX_BYTES)?;
             Ok(skipped.map(|((), len)| (Operation::Refused(opcode), len)))
@@ -197,9 +208,9 @@ mod tests {
 
     #[test]
     fn operations_not_served_are_walked_over() {
-        let short_circuit = [0, 28, 87, 2, 0x10, 1, 0xaa];
-        let refused = Operation::Refused(Opcode::RequestShortCircuitFds);
-        assert_eq!(decode_operation(&short_circuit), Ok(Some((refused, 6))));
+        let group_checksum = [0, 28, 90, 2, 0x10, 1, 0xaa];
+        let refused = Operation::Refused(Opcode::BlockGroupChecksum);
+        assert_eq!(decode_operation(&group_checksum), Ok(Some((refused, 6))));
         let metadata = decode_operation(&[0, 28, 82]);
         assert_eq!(metadata, Ok(Some((Operation::Refused(Opcode::ReadMetadata), 3))));
     }

@@ -243,6 +243,23 @@ settings! {
         "Times that a reader asks for a block's locations anew after all of them failed";
     DFS_CLIENT_RETRY_WINDOW_BASE: Millis, "dfs.client.retry.window.base" = "3000",
         "A reader waits up to this long, and longer each time, before it asks for locations anew";
+    DFS_DOMAIN_SOCKET_PATH: Text, "dfs.domain.socket.path" = "",
+        "UNIX socket over which a datanode passes its files to clients of its host; _PORT in it \
+         becomes the datanode's transfer port";
+    DFS_CLIENT_READ_SHORTCIRCUIT: Boolean, "dfs.client.read.shortcircuit" = "false",
+        "Whether replicas of this host are read from their files, passed over dfs.domain.socket.path";
+    DFS_CLIENT_READ_SHORTCIRCUIT_SKIP_CHECKSUM: Boolean,
+        "dfs.client.read.shortcircuit.skip.checksum" = "false",
+        "Whether such reads go without comparing data with its checksums";
+    DFS_CLIENT_READ_SHORTCIRCUIT_STREAMS_CACHE_SIZE: Integer,
+        "dfs.client.read.shortcircuit.streams.cache.size" = "256",
+        "Replicas of this host that a client keeps open";
+    DFS_CLIENT_READ_SHORTCIRCUIT_STREAMS_CACHE_EXPIRY_MS: Millis,
+        "dfs.client.read.shortcircuit.streams.cache.expiry.ms" = "300000",
+        "Time for which it keeps one that is not read";
+    DFS_DOMAIN_SOCKET_DISABLE_INTERVAL_SECONDS: Seconds,
+        "dfs.domain.socket.disable.interval.seconds" = "600",
+        "Time for which a domain socket that failed is not tried again";
     RINGFS_CLIENT_READ_VERIFY_CHECKSUM: Boolean, "ringfs.client.read.verify-checksum" = "true",
         "Whether a reader compares data with its checksums";
     DFS_CLIENT_BLOCK_WRITE_RETRIES: Integer, "dfs.client.block.write.retries" = "3",

@@ -23,11 +23,11 @@ pub fn write(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     let disk = RawDisk::create(lab.directory(), bytes)?;
     let mut subjects = vec![
         Subject::new("O_DIRECT write", Side::Limit, move || Ok(disk.write(Requests::LARGE)?)),
-        java(lab, "ringfs", Side::Ours, &ours, "write", WRITTEN, false)?,
+        java(lab, "ringfs", Side::Ours, &ours, ("write", 1), WRITTEN, false)?,
     ];
     if let Some(peer) = lab.peer() {
         for (name, sync) in [("peer, not synced", false), ("peer, synced", true)] {
-            subjects.push(java(lab, name, Side::Peer, &peer, "write", WRITTEN, sync)?);
+            subjects.push(java(lab, name, Side::Peer, &peer, ("write", 1), WRITTEN, sync)?);
         }
     }
     let measured = lab.interleave(subjects)?;
@@ -49,8 +49,8 @@ pub fn read(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     for (name, side, file_system) in sides {
         let Some(file_system) = file_system else { continue };
         lab.progress(&format!("{name}: writing a file"));
-        java(lab, name, side, &file_system, "write", READ, false)?.work.run()?;
-        let mut read = java(lab, name, side, &file_system, "read", READ, false)?;
+        java(lab, name, side, &file_system, ("write", 1), READ, false)?.work.run()?;
+        let mut read = java(lab, name, side, &file_system, ("read", 1), READ, false)?;
         // The second read of a file is the one that brings it into memory.
         read.work.run()?;
         subjects.push(read);
@@ -65,12 +65,24 @@ pub fn read(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Positional reads of 4 KiB of a file that it writes first.
+pub fn positional(
+    lab: &Lab<'_>,
+    peer: &FileSystemOptions,
+    threads: u32,
+) -> Result<Subject, CommandError> {
+    let name = "peer with Java's client";
+    lab.progress(&format!("{name}: writing a file"));
+    java(lab, name, Side::Peer, peer, ("write", 1), READ, false)?.work.run()?;
+    java(lab, name, Side::Peer, peer, ("pread", threads), READ, false)
+}
+
 fn java(
     lab: &Lab<'_>,
     name: &str,
     side: Side,
     file_system: &FileSystemOptions,
-    mode: &str,
+    (mode, threads): (&str, u32),
     replication: u16,
     sync: bool,
 ) -> Result<Subject, CommandError> {
@@ -82,6 +94,7 @@ fn java(
         lab.java_bench()?,
         &[
             ("mode", mode),
+            ("threads", &threads.to_string()),
             ("uri", file_system.fs.as_deref().unwrap_or_default()),
             ("mb", &(lab.bytes() >> 20).to_string()),
             ("replication", &replication.to_string()),
@@ -119,7 +132,13 @@ fn parse(printed: &str) -> Option<Run> {
     let mut elapsed_s = 0.0;
     for line in printed.lines().filter(|line| line.starts_with('{')) {
         let run: Value = serde_json::from_str(line).ok()?;
-        sum.bytes += (run["mb"].as_f64()? * f64::from(1 << 20)) as u64;
+        match run["ops"].as_u64() {
+            Some(operations) => {
+                sum.operations += operations;
+                sum.bytes += operations * run["size"].as_u64()?;
+            }
+            None => sum.bytes += (run["mb"].as_f64()? * f64::from(1 << 20)) as u64,
+        }
         elapsed_s += run["s"].as_f64()?;
         for (process, cpu_s) in run["cpu_s"].as_object().into_iter().flatten() {
             let cpu_s = cpu_s.as_f64()?;
@@ -145,6 +164,8 @@ mod tests {
         let run = parse(printed).unwrap();
         assert_eq!((run.bytes, run.elapsed), (2 << 30, Duration::from_secs(5)));
         assert_eq!(run.cpu_s_per_gib("datanode"), 0.375);
+        let run = parse("{\"op\":\"pread\",\"size\":4096,\"ops\":100,\"s\":0.5}\n").unwrap();
+        assert_eq!((run.bytes, run.operations, run.operations_per_s()), (409_600, 100, 200.0));
         assert!(parse("nothing\n").is_none() && parse("{\"mb\":1}\n").is_none());
     }
 

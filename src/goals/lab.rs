@@ -9,7 +9,11 @@ use ringfs_bench::Session;
 use ringfs_bench::file_system::FileSystemOptions;
 use ringfs_bench::report::{Bound, Measurement, Run, Side, Verdict};
 use ringfs_bench::statistics::median;
-use ringfs_protocol::settings::DFS_CLIENT_BLOCK_WRITE_LOCATE_FOLLOWING_BLOCK_INITIAL_DELAY_MS;
+use ringfs_datanode::domain_socket::check_directories;
+use ringfs_protocol::settings::{
+    DFS_CLIENT_BLOCK_WRITE_LOCATE_FOLLOWING_BLOCK_INITIAL_DELAY_MS, DFS_CLIENT_READ_SHORTCIRCUIT,
+    DFS_DOMAIN_SOCKET_PATH,
+};
 
 use super::GoalOptions;
 use super::subjects::{Subject, Work};
@@ -85,6 +89,32 @@ impl<'a> Lab<'a> {
         Ok(self.file_system(uri))
     }
 
+    /// Ours, read from the replicas' files; `None` where the directory is not safe for the sockets.
+    pub fn ours_short_circuit(&mut self) -> Result<Option<FileSystemOptions>, CommandError> {
+        let mut ours = self.ours()?;
+        let settings = self.short_circuit();
+        if settings.is_empty() {
+            self.progress("no short-circuit reads: others could replace sockets in its directory");
+            return Ok(None);
+        }
+        ours.definitions.extend(settings);
+        Ok(Some(ours))
+    }
+
+    /// The settings of datanodes that pass files, and of clients that ask for them.
+    fn short_circuit(&self) -> Vec<(String, String)> {
+        let Ok(directory) = std::path::absolute(&self.options.directory) else { return Vec::new() };
+        let path = directory.join("dn._PORT");
+        if check_directories(&path).is_err() {
+            return Vec::new();
+        }
+        let path = directory.join(self.goal).join("dn._PORT").display().to_string();
+        vec![
+            (DFS_CLIENT_READ_SHORTCIRCUIT.name.to_owned(), "true".to_owned()),
+            (DFS_DOMAIN_SOCKET_PATH.name.to_owned(), path),
+        ]
+    }
+
     pub fn ours_discarding(&mut self) -> Result<FileSystemOptions, CommandError> {
         let uri = self.discarding()?.uri();
         Ok(self.file_system(uri))
@@ -110,7 +140,7 @@ impl<'a> Lab<'a> {
         self.session.progress(&format!("{}: starting a cluster", self.goal));
         let directory = self.directory.join(name);
         let options = ClusterOptions {
-            settings: self.options.settings.clone(),
+            settings: self.options.settings.iter().cloned().chain(self.short_circuit()).collect(),
             discard_block_data,
             ..ClusterOptions::new(&this_binary()?, &directory)
         };

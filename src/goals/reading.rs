@@ -9,45 +9,59 @@ use ringfs_bench::limit::send_file;
 use ringfs_bench::report::Bound::{AtLeast, AtMost};
 use ringfs_bench::report::{Run, Side};
 
+use super::java;
 use super::lab::{Lab, median_of, settle};
 use super::subjects::{Subject, one_file};
 use crate::error::CommandError;
 
 const PREAD_CLIENTS: u32 = 8;
 
-/// What a datanode has read before it would read through the page cache: each round has a file of its
-/// own, and its replicas' files are what the raw read is of.
+/// What was read before would be read through the page cache: each round has a file of its own for each
+/// way to read it, and the replicas' files are what the raw read is of.
 pub fn cold(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     let bytes = lab.bytes();
-    let options = one_file(Mode::Read, lab.ours()?, bytes, 1);
     let mut raw = lab.measurement("O_DIRECT, 1 MiB, 4 in flight", Side::Limit);
-    let mut ours = lab.measurement("ringfs", Side::Ours);
+    let mut ways = vec![(lab.measurement("ringfs, over TCP", Side::Ours), lab.ours()?)];
+    if let Some(short_circuit) = lab.ours_short_circuit()? {
+        ways.push((lab.measurement("ringfs, short-circuit", Side::Ours), short_circuit));
+    }
     for round in 0..=lab.runs() {
-        lab.progress(&format!("round {round}: writing a file"));
-        let file = Dfsio::prepare(&options)?;
-        let blocks = block_files(lab.cluster()?)?;
+        lab.progress(&format!("round {round}: writing"));
+        let mut files = Vec::new();
+        let mut blocks = Vec::new();
+        for (_, file_system) in &ways {
+            files.push(Dfsio::prepare(&one_file(Mode::Read, file_system.clone(), bytes, 1))?);
+            if blocks.is_empty() {
+                blocks = block_files(lab.cluster()?)?;
+            }
+        }
         settle(lab.directory())?;
-        lab.progress(&format!("round {round}: reading it"));
+        lab.progress(&format!("round {round}: reading"));
         let read_raw = || Ok::<Run, CommandError>(disk::read_files(&blocks, Requests::LARGE)?);
-        let read_ours = || Ok::<Run, CommandError>(file.run_once()?.run);
-        let (of_raw, of_ours) = if round % 2 == 0 {
-            let of_raw = read_raw()?;
-            (of_raw, read_ours()?)
-        } else {
-            let of_ours = read_ours()?;
-            (read_raw()?, of_ours)
-        };
+        let before = if round % 2 == 0 { Some(read_raw()?) } else { None };
+        for ((ours, _), file) in ways.iter_mut().zip(&files) {
+            let run = file.run_once()?.run;
+            if round > 0 {
+                ours.runs.push(run);
+            }
+        }
+        let of_raw = before.map_or_else(read_raw, Ok)?;
         if round > 0 {
             raw.runs.push(of_raw);
-            ours.runs.push(of_ours);
         }
-        file.finish()?;
+        for file in files {
+            file.finish()?;
+        }
         wait_until_empty(lab)?;
     }
-    let what = "client to O_DIRECT read of the same files, GB/s";
-    lab.judge_medians(what, (&ours, &raw), Run::gb_per_s, AtLeast(0.95));
+    for (ours, _) in &ways {
+        let what = format!("{} to O_DIRECT read of as much, GB/s", ours.name);
+        lab.judge_medians(&what, (ours, &raw), Run::gb_per_s, AtLeast(0.95));
+    }
     lab.add(raw);
-    lab.add(ours);
+    for (ours, _) in ways {
+        lab.add(ours);
+    }
     Ok(())
 }
 
@@ -85,14 +99,25 @@ pub fn positional(lab: &mut Lab<'_>) -> Result<(), CommandError> {
         clients: PREAD_CLIENTS,
         ..one_file(Mode::Pread, file_system, bytes, 1)
     };
-    let mut subjects = vec![Subject::files("ringfs", Side::Ours, &options(lab.ours()?))?];
+    let mut subjects = vec![Subject::files("ringfs, over TCP", Side::Ours, &options(lab.ours()?))?];
+    if let Some(short_circuit) = lab.ours_short_circuit()? {
+        let name = "ringfs, short-circuit";
+        subjects.push(Subject::files(name, Side::Ours, &options(short_circuit))?);
+    }
     if let Some(peer) = lab.peer() {
-        subjects.push(Subject::files("peer", Side::Peer, &options(peer))?);
+        subjects.push(Subject::files("peer with our client", Side::Peer, &options(peer.clone()))?);
+        if lab.java_bench().is_ok() {
+            subjects.push(java::positional(lab, &peer, PREAD_CLIENTS)?);
+        }
     }
     let measured = lab.interleave(subjects)?;
-    if let [ours, peer] = &measured[..] {
-        let bound = AtLeast(5.0);
-        lab.judge_medians("reads of 4 KiB a second", (ours, peer), Run::operations_per_s, bound);
+    let (ours, peers): (Vec<_>, Vec<_>) =
+        measured.iter().partition(|measurement| measurement.side == Side::Ours);
+    for peer in peers {
+        for ours in &ours {
+            let what = format!("{} to {}, reads of 4 KiB a second", ours.name, peer.name);
+            lab.judge_medians(&what, (ours, peer), Run::operations_per_s, AtLeast(5.0));
+        }
     }
     Ok(())
 }

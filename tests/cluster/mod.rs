@@ -109,12 +109,21 @@ impl TestCluster {
 
     /// Our client library with the cluster's configuration.
     pub fn library(&self) -> Library {
+        self.library_with(&[])
+    }
+
+    /// With settings beside those of the cluster.
+    pub fn library_with(&self, settings: &[(&str, &str)]) -> Library {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let configuration = Configuration::load(Some(&self.conf_dir()), &[]).unwrap();
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let configuration = Configuration::load(Some(&self.conf_dir()), &settings).unwrap();
         Library { runtime, client: Client::connect(&configuration, None).unwrap() }
     }
 

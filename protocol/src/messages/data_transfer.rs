@@ -254,3 +254,69 @@ pub struct DataTransferTraceInfoProto {
     #[prost(bytes = "vec", optional, tag = "3")]
     pub span_context: Option<Vec<u8>>,
 }
+
+/// Operation 87, over a UNIX domain socket only.
+#[derive(Clone, PartialEq, Message)]
+pub struct OpRequestShortCircuitAccessProto {
+    #[prost(message, required, tag = "1")]
+    pub header: BaseHeaderProto,
+    /// The newest layout of block files that the client can read.
+    #[prost(uint32, required, tag = "2")]
+    pub max_version: u32,
+    #[prost(message, optional, tag = "3")]
+    pub slot_id: Option<ShortCircuitShmSlotProto>,
+    #[prost(bool, optional, tag = "4")]
+    pub supports_receipt_verification: Option<bool>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ShortCircuitShmIdProto {
+    #[prost(int64, required, tag = "1")]
+    pub hi: i64,
+    #[prost(int64, required, tag = "2")]
+    pub lo: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ShortCircuitShmSlotProto {
+    #[prost(message, required, tag = "1")]
+    pub shm_id: ShortCircuitShmIdProto,
+    #[prost(int32, required, tag = "2")]
+    pub slot_idx: i32,
+}
+
+/// Operation 88.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReleaseShortCircuitAccessRequestProto {
+    #[prost(message, required, tag = "1")]
+    pub slot_id: ShortCircuitShmSlotProto,
+    #[prost(message, optional, tag = "2")]
+    pub trace_info: Option<DataTransferTraceInfoProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReleaseShortCircuitAccessResponseProto {
+    #[prost(enumeration = "Status", required, tag = "1")]
+    pub status: i32,
+    #[prost(string, optional, tag = "2")]
+    pub error: Option<String>,
+}
+
+/// Operation 89.
+#[derive(Clone, PartialEq, Message)]
+pub struct ShortCircuitShmRequestProto {
+    #[prost(string, required, tag = "1")]
+    pub client_name: String,
+    #[prost(message, optional, tag = "2")]
+    pub trace_info: Option<DataTransferTraceInfoProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ShortCircuitShmResponseProto {
+    #[prost(enumeration = "Status", required, tag = "1")]
+    pub status: i32,
+    #[prost(string, optional, tag = "2")]
+    pub error: Option<String>,
+    #[prost(message, optional, tag = "3")]
+    pub id: Option<ShortCircuitShmIdProto>,
+}
