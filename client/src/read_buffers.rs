@@ -11,6 +11,9 @@ use memmap2::{Advice, MmapMut};
 
 use crate::limits::{LOCAL_BUFFERS_KEPT_MAX, LOCAL_PIECE_BYTES};
 
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+const _: () = assert!(LOCAL_PIECE_BYTES <= HUGE_PAGE_BYTES);
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReadBuffers {
     free: Arc<Mutex<Vec<Memory>>>,
@@ -72,10 +75,10 @@ impl Drop for ReadBuffer {
 impl Memory {
     fn new() -> io::Result<Self> {
         // Address space only, but for the huge page that is read into.
-        let map = MmapMut::map_anon(2 * LOCAL_PIECE_BYTES)?;
+        let map = MmapMut::map_anon(2 * HUGE_PAGE_BYTES)?;
         // Without huge pages all works, with a fifth less throughput.
         let _ = map.advise(Advice::HugePage);
-        let start = map.as_ptr().align_offset(LOCAL_PIECE_BYTES);
+        let start = map.as_ptr().align_offset(HUGE_PAGE_BYTES);
         Ok(Self { map, start })
     }
 }
@@ -89,7 +92,7 @@ mod tests {
         let buffers = ReadBuffers::default();
         let mut buffer = buffers.take().unwrap();
         let place = buffer.bytes_mut().as_ptr();
-        assert_eq!(place.align_offset(LOCAL_PIECE_BYTES), 0);
+        assert_eq!(place.align_offset(HUGE_PAGE_BYTES), 0);
         buffer.bytes_mut()[7] = 9;
         let slice = buffer.into_bytes().slice(7..8);
         assert_ne!(buffers.take().unwrap().bytes_mut().as_ptr(), place);
