@@ -89,12 +89,12 @@ impl<'a> Lab<'a> {
         Ok(self.file_system(uri))
     }
 
-    /// Ours, read from the replicas' files; `None` where the directory is not safe for the sockets.
+    /// Ours, read from the replicas' files; `None` where the directory is not fit for the sockets.
     pub fn ours_short_circuit(&mut self) -> Result<Option<FileSystemOptions>, CommandError> {
         let mut ours = self.ours()?;
         let settings = self.short_circuit();
         if settings.is_empty() {
-            self.progress("no short-circuit reads: others could replace sockets in its directory");
+            self.progress("no short-circuit reads: its directory is not fit for their sockets");
             return Ok(None);
         }
         ours.definitions.extend(settings);
@@ -103,12 +103,16 @@ impl<'a> Lab<'a> {
 
     /// The settings of datanodes that pass files, and of clients that ask for them.
     fn short_circuit(&self) -> Vec<(String, String)> {
-        let Ok(directory) = std::path::absolute(&self.options.directory) else { return Vec::new() };
-        let path = directory.join("dn._PORT");
-        if check_directories(&path).is_err() {
+        let absolute = |directory: &Path| std::path::absolute(directory.join("dn._PORT"));
+        let (Ok(outer), Ok(path)) = (absolute(&self.options.directory), absolute(&self.directory))
+        else {
+            return Vec::new();
+        };
+        // An address has room for 107 bytes.
+        if check_directories(&outer).is_err() || path.as_os_str().len() > 107 {
             return Vec::new();
         }
-        let path = directory.join(self.goal).join("dn._PORT").display().to_string();
+        let path = path.display().to_string();
         vec![
             (DFS_CLIENT_READ_SHORTCIRCUIT.name.to_owned(), "true".to_owned()),
             (DFS_DOMAIN_SOCKET_PATH.name.to_owned(), path),
