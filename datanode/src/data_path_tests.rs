@@ -67,10 +67,26 @@ impl Datanode {
     }
 
     pub fn start_on(ip_address: &str, volumes: Vec<Arc<Volume>>, temp: tempfile::TempDir) -> Self {
+        Self::start_with(ip_address, volumes, temp, POOL_BYTES)
+    }
+
+    /// One data thread, whose streams share a pool of so many bytes.
+    pub fn start_with_pool(pool_bytes: u64) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let volume = volume_at(temp.path().join("d"));
+        Self::start_with("127.0.0.1", vec![volume], temp, pool_bytes)
+    }
+
+    fn start_with(
+        ip_address: &str,
+        volumes: Vec<Arc<Volume>>,
+        temp: tempfile::TempDir,
+        pool_bytes: u64,
+    ) -> Self {
         let volume = volumes[0].clone();
         let dataset = Arc::new(open(volumes));
         let counters = Arc::<Counters>::default();
-        let threads = DataThreads::start(1, POOL_BYTES, false, &counters).unwrap();
+        let threads = DataThreads::start(1, pool_bytes, false, &counters).unwrap();
         let spawner = threads.spawner();
         let work = DataWork::new(move |job| spawner.spawn(job));
         let timeout = Duration::from_secs(10);

@@ -59,6 +59,8 @@ mod scrubber;
 pub mod server;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+#[cfg(test)]
+mod small_pool_tests;
 mod small_read;
 mod start_scan;
 pub mod storage_directory;
