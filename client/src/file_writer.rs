@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ClientError;
 use crate::datanode_stream::DatanodeConnector;
 use crate::lease_renewal::Lease;
-use crate::limits::WRITE_LEN_HINT_BYTES;
+use crate::limits::{PACKETS_HANDED_OVER_MAX, WRITE_LEN_HINT_BYTES};
 use crate::namenode::{Namenode, OpenFile};
 use crate::packetizer::{Packet, Packetizer};
 use crate::stream_driver::{Command, DriverReport, StreamDriver};
@@ -84,8 +84,13 @@ impl FileWriter {
     pub async fn write(&mut self, data: impl Into<Bytes>) -> Result<(), ClientError> {
         let mut data = data.into();
         while !data.is_empty() {
-            if let Some(packet) = self.packetizer.next_packet(&mut data) {
-                self.send(packet).await?;
+            // Handed over together: the driver is woken once, and sends them in one call.
+            let mut packets = Vec::new();
+            while packets.len() < PACKETS_HANDED_OVER_MAX && !data.is_empty() {
+                packets.extend(self.packetizer.next_packet(&mut data));
+            }
+            if !packets.is_empty() {
+                self.send(packets).await?;
             }
         }
         Ok(())
@@ -120,7 +125,7 @@ impl FileWriter {
     /// Sends the rest, waits for its acks and closes the file at the namenode.
     pub async fn close(mut self) -> Result<(), ClientError> {
         while let Some(packet) = self.packetizer.finish() {
-            self.send(packet).await?;
+            self.send(vec![packet]).await?;
         }
         let (done, finished) = oneshot::channel();
         let seqno = self.packetizer.last_seqno();
@@ -137,7 +142,7 @@ impl FileWriter {
 
     async fn flush(&mut self, sync: bool) -> Result<(), ClientError> {
         if let Some(packet) = self.packetizer.flush(sync) {
-            self.send(packet).await?;
+            self.send(vec![packet]).await?;
         }
         let (done, flushed) = oneshot::channel();
         let seqno = self.packetizer.last_seqno();
@@ -153,8 +158,8 @@ impl FileWriter {
         Ok(())
     }
 
-    async fn send(&self, packet: Packet) -> Result<(), ClientError> {
-        self.command(Command::Send(packet)).await
+    async fn send(&self, packets: Vec<Packet>) -> Result<(), ClientError> {
+        self.command(Command::Send(packets)).await
     }
 
     async fn command(&self, command: Command) -> Result<(), ClientError> {

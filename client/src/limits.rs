@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-/// Packets between [`crate::FileWriter::write`] and the streamer, beyond its window of unacknowledged
-/// ones: enough that neither waits for the other at each packet. With the default window of 80 a
-/// writer holds at most 80 + 2 x 16 packets of 64 KiB, 7 MiB.
-pub const PACKETS_QUEUED_MAX: usize = 16;
+/// Packets that [`crate::FileWriter::write`] hands to the streamer at a time: a write of 1 MiB.
+pub const PACKETS_HANDED_OVER_MAX: usize = 16;
+
+/// Such hand-overs that wait for the streamer, beyond its window of unacknowledged packets: enough
+/// that neither waits for the other. With the default window of 80 a writer holds at most
+/// 80 + 2 x 2 x 16 packets of 64 KiB, 9 MiB.
+pub const COMMANDS_QUEUED_MAX: usize = 2;
 
 /// Buffers given to one vectored write: 32 packets of two parts, 2 MiB, about what a socket takes.
 pub const WRITE_SLICES_MAX: usize = 64;

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use crate::ClientError;
 use crate::datanode_stream::DatanodeConnector;
-use crate::limits::PACKETS_QUEUED_MAX;
+use crate::limits::COMMANDS_QUEUED_MAX;
 use crate::namenode::{Namenode, OpenFile};
 use crate::packetizer::Packet;
 use crate::streamer::{Action, Event, PipelineNode, Streamer};
@@ -28,7 +28,7 @@ use crate::write_pipeline::{WriteOptions, WritePipeline, transfer_replica};
 /// What the writer asks of its driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Send(Packet),
+    Send(Vec<Packet>),
     /// Answer when the packet is acknowledged; what is acknowledged is promised to readers from now on.
     Flush {
         seqno: i64,
@@ -82,7 +82,7 @@ impl StreamDriver {
         options: WriteOptions,
         favored_nodes: Vec<String>,
     ) -> (Self, mpsc::Sender<Command>, Arc<DriverReport>) {
-        let (sender, commands) = mpsc::channel(PACKETS_QUEUED_MAX);
+        let (sender, commands) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let report = Arc::<DriverReport>::default();
         let driver = Self {
             streamer,
@@ -103,7 +103,7 @@ impl StreamDriver {
     }
 
     pub async fn run(mut self) {
-        let mut batch = Vec::with_capacity(PACKETS_QUEUED_MAX);
+        let mut batch = Vec::with_capacity(COMMANDS_QUEUED_MAX);
         loop {
             while let Some(action) = self.streamer.next_action() {
                 if let Some(event) = self.perform(action).await {
@@ -121,7 +121,7 @@ impl StreamDriver {
                 biased;
                 () = writable(pipeline) => self.send(),
                 () = readable(pipeline) => self.receive(),
-                count = self.commands.recv_many(&mut batch, PACKETS_QUEUED_MAX),
+                count = self.commands.recv_many(&mut batch, COMMANDS_QUEUED_MAX),
                     if self.streamer.has_room() =>
                 {
                     if count == 0 {
@@ -147,7 +147,9 @@ impl StreamDriver {
 
     fn obey(&mut self, command: Command) -> Flow {
         match command {
-            Command::Send(packet) => self.tell(Event::Enqueued(packet)),
+            Command::Send(packets) => {
+                packets.into_iter().for_each(|packet| self.tell(Event::Enqueued(packet)));
+            }
             Command::Flush { seqno, done } => {
                 self.tell(Event::Flushed);
                 self.flushes.push((seqno, done));
