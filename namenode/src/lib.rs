@@ -54,6 +54,7 @@ pub mod store;
 mod stored_blocks;
 pub mod topology;
 pub mod user_groups;
+pub mod view;
 
 pub use command::NamenodeCommand;
 pub use error::{NamenodeError, Result};
@@ -72,5 +73,7 @@ mod report_order_tests;
 mod service_state_tests;
 #[cfg(test)]
 mod simulated_datanodes;
+#[cfg(test)]
+mod store_tests;
 #[cfg(test)]
 mod test_support;

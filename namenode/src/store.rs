@@ -37,10 +37,11 @@ use crate::error::{NamenodeError, Result};
 use crate::journal::{Changes, Journal, JournalFile};
 use crate::limits::{COPY_BATCH_MAX, WRITE_BATCH_MAX, WRITE_QUEUE_MAX};
 use crate::schema::{
-    BlockPhase, BlockRecord, Counter, FileBlock, IDENTITY_KEY, IdentityRecord, Inode, InodeId,
-    InodeRecord, STORE_VERSION, Space, decode, decode_u64, entry_key, entry_name, file_block_key,
-    lease_key, lease_prefix, prefix_end, split_lease_key, u64_key,
+    BlockPhase, BlockRecord, Counter, FileBlock, IDENTITY_KEY, IdentityRecord, InodeId,
+    InodeRecord, STORE_VERSION, Space, decode, entry_key, file_block_key, lease_key, u64_key,
 };
+
+pub use crate::view::View;
 
 type Bytes = &'static [u8];
 type Definition = TableDefinition<'static, Bytes, Bytes>;
@@ -48,7 +49,7 @@ type Definition = TableDefinition<'static, Bytes, Bytes>;
 /// The epoch of the journal whose records the tables lack. Not there: they lack none.
 const EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("journal_epoch");
 
-fn definition(space: Space) -> Definition {
+pub(crate) fn definition(space: Space) -> Definition {
     TableDefinition::new(space.name())
 }
 
@@ -249,95 +250,6 @@ fn read_identity(database: &Database, place: &str) -> Result<IdentityRecord> {
         )));
     }
     Ok(identity)
-}
-
-/// Reading, from a snapshot or inside an operation.
-pub trait View {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>>;
-
-    /// The first `max` pairs between two bounds, in key order.
-    fn scan(
-        &self,
-        space: Space,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        max: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
-
-    fn scan_prefix(
-        &self,
-        space: Space,
-        prefix: &[u8],
-        max: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let end = prefix_end(prefix);
-        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.scan(space, Bound::Included(prefix), end, max)
-    }
-
-    fn counter(&self, counter: Counter) -> Result<u64> {
-        match self.get(Space::Counters, counter.key())? {
-            Some(value) => decode_u64(Space::Counters, &value),
-            None => Ok(0),
-        }
-    }
-
-    fn inode(&self, id: InodeId) -> Result<Option<Inode>> {
-        let Some(value) = self.get(Space::Inodes, &u64_key(id))? else { return Ok(None) };
-        Ok(Some(Inode { id, record: decode(Space::Inodes, &value)? }))
-    }
-
-    fn child(&self, directory: InodeId, name: &[u8]) -> Result<Option<InodeId>> {
-        match self.get(Space::Entries, &entry_key(directory, name))? {
-            Some(value) => decode_u64(Space::Entries, &value).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Names and inodes of a directory strictly after a name, in listing order.
-    fn children(
-        &self,
-        directory: InodeId,
-        after: &[u8],
-        max: usize,
-    ) -> Result<Vec<(Vec<u8>, InodeId)>> {
-        let start = entry_key(directory, after);
-        let end = prefix_end(&u64_key(directory));
-        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let pairs = self.scan(Space::Entries, Bound::Excluded(&start), end, max)?;
-        pairs
-            .into_iter()
-            .map(|(key, value)| Ok((entry_name(&key), decode_u64(Space::Entries, &value)?)))
-            .collect()
-    }
-
-    fn block(&self, id: BlockId) -> Result<Option<FileBlock>> {
-        let Some(value) = self.get(Space::Blocks, &u64_key(id.0))? else { return Ok(None) };
-        Ok(Some(FileBlock { id, record: decode(Space::Blocks, &value)? }))
-    }
-
-    /// Block `index` of a file.
-    fn file_block(&self, inode: InodeId, index: u32) -> Result<Option<FileBlock>> {
-        match self.get(Space::FileBlocks, &file_block_key(inode, index))? {
-            Some(value) => self.block(BlockId(decode_u64(Space::FileBlocks, &value)?)),
-            None => Ok(None),
-        }
-    }
-
-    /// The blocks of a file in order.
-    fn file_blocks(&self, inode: InodeId) -> Result<Vec<FileBlock>> {
-        let mut blocks = Vec::new();
-        for (_, value) in self.scan_prefix(Space::FileBlocks, &u64_key(inode), usize::MAX)? {
-            blocks.extend(self.block(BlockId(decode_u64(Space::FileBlocks, &value)?))?);
-        }
-        Ok(blocks)
-    }
-
-    /// Up to `max` files open under `holder`.
-    fn leased_files(&self, holder: &str, max: usize) -> Result<Vec<InodeId>> {
-        let pairs = self.scan_prefix(Space::Leases, &lease_prefix(holder), max)?;
-        Ok(pairs.iter().filter_map(|(key, _)| Some(split_lease_key(key)?.1)).collect())
-    }
 }
 
 pub struct Snapshot {
@@ -689,127 +601,5 @@ impl Writer {
         transaction.delete_table(EPOCH)?;
         transaction.set_quick_repair(true);
         Ok(transaction.commit()?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::Path;
-
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::config::NamespaceConfig;
-    use crate::format::{self, FormatOptions};
-
-    fn formatted(directory: &Path) -> Store {
-        let (config, clock) = (NamespaceConfig::for_tests(), ManualClock::new(5));
-        format::format(directory, &config, &FormatOptions::default(), &clock).unwrap();
-        format::open(directory).unwrap()
-    }
-
-    /// What a kill at this moment leaves of the store: the files as they are.
-    fn killed(store: &Path, name: &str) -> std::path::PathBuf {
-        let copy = store.with_file_name(name);
-        fs::create_dir_all(copy.join("current")).unwrap();
-        for file in ["namespace.redb", "namespace.journal"] {
-            let file = Path::new("current").join(file);
-            fs::copy(store.join(&file), copy.join(&file)).unwrap();
-        }
-        copy
-    }
-
-    async fn put(store: &Store, key: u32, value_bytes: usize) {
-        let put = move |update: &mut Update| {
-            update.put(Space::Retries, &key.to_be_bytes(), &vec![key as u8; value_bytes]).map(drop)
-        };
-        store.write(put).await.unwrap();
-    }
-
-    fn keys(store: &Store) -> Vec<u32> {
-        let pairs = store.snapshot().unwrap().scan_prefix(Space::Retries, &[], usize::MAX);
-        let pairs = pairs.unwrap().into_iter();
-        pairs.map(|(key, _)| u32::from_be_bytes(key.try_into().unwrap())).collect()
-    }
-
-    #[tokio::test]
-    async fn a_kill_loses_no_answered_change_before_or_behind_checkpoints() {
-        let directory = tempfile::tempdir().unwrap();
-        let name = directory.path().join("name");
-        let store = formatted(&name);
-        for key in 0..5 {
-            put(&store, key, 100).await;
-        }
-        let failing = store.write(|update| {
-            update.put(Space::Retries, b"lost", b"")?;
-            Err::<(), _>(NamenodeError::Io("no".to_owned()))
-        });
-        failing.await.unwrap_err();
-        store.write(|update| update.remove(Space::Retries, &1u32.to_be_bytes())).await.unwrap();
-        let first = killed(&name, "first");
-        assert_eq!(keys(&format::open(&first).unwrap()), [0, 2, 3, 4]);
-        // Killed again after its replay, and closed in order.
-        let reopened = format::open(&first).unwrap();
-        put(&reopened, 5, 100).await;
-        let second = killed(&first, "second");
-        drop(reopened);
-        for store in [first, second] {
-            assert_eq!(keys(&format::open(&store).unwrap()), [0, 2, 3, 4, 5]);
-        }
-
-        // These do not fit one journal: a checkpoint lies between, old records behind the new ones.
-        for key in 10..16 {
-            put(&store, key, 6 << 20).await;
-        }
-        put(&store, 10, 1).await;
-        let copy = killed(&name, "third");
-        let reopened = format::open(&copy).unwrap();
-        assert_eq!(keys(&reopened), [0, 2, 3, 4, 10, 11, 12, 13, 14, 15]);
-        let value = reopened.snapshot().unwrap().get(Space::Retries, &10u32.to_be_bytes());
-        assert_eq!(value.unwrap().unwrap(), [10]);
-    }
-
-    #[tokio::test]
-    async fn records_that_the_database_has_already_change_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let name = directory.path().join("name");
-        let store = formatted(&name);
-        put(&store, 1, 10).await;
-        put(&store, 2, 10).await;
-        store.write(|update| update.remove(Space::Retries, &1u32.to_be_bytes())).await.unwrap();
-        let copy = killed(&name, "copy");
-        // The database with the records' changes and their epoch both, as redb may write it out.
-        let database = Database::open(format::store_file(&copy)).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction
-            .open_table(definition(Space::Retries))
-            .unwrap()
-            .insert(&2u32.to_be_bytes()[..], &[2; 10][..])
-            .unwrap();
-        transaction.commit().unwrap();
-        drop(database);
-        assert_eq!(keys(&format::open(&copy).unwrap()), [2]);
-    }
-
-    #[tokio::test]
-    async fn a_journal_that_is_needed_must_be_whole_and_one_that_is_not_may_be_gone() {
-        let directory = tempfile::tempdir().unwrap();
-        let name = directory.path().join("name");
-        let store = formatted(&name);
-        put(&store, 1, 10).await;
-        put(&store, 2, 10).await;
-        let journal = Path::new("current").join("namespace.journal");
-        let (gone, damaged) = (killed(&name, "gone"), killed(&name, "damaged"));
-        fs::remove_file(gone.join(&journal)).unwrap();
-        let mut bytes = fs::read(damaged.join(&journal)).unwrap();
-        bytes[40] ^= 1;
-        fs::write(damaged.join(&journal), bytes).unwrap();
-        for (copy, why) in [(gone, "truncated"), (damaged, "corrupt")] {
-            let error = format::open(&copy).err().unwrap().to_string();
-            assert!(error.contains("namespace.journal: byte 0") && error.contains(why), "{error}");
-        }
-        drop(store);
-        fs::remove_file(name.join(&journal)).unwrap();
-        assert_eq!(keys(&format::open(&name).unwrap()), [1, 2]);
     }
 }
