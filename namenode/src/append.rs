@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ringfs_protocol::messages::{AppendRequestProto, AppendResponseProto, CreateFlagProto};
+use ringfs_protocol::messages::{
+    AppendRequestProto, AppendResponseProto, CreateFlagProto, TruncateResponseProto,
+};
 
 use crate::block_locations::last_block;
 use crate::error::{NamenodeError, Result};
@@ -115,16 +117,13 @@ impl Namesystem {
         path: String,
         new_length: u64,
         holder: String,
-    ) -> Result<bool> {
-        let call = call.clone();
+    ) -> Result<TruncateResponseProto> {
+        let caller = call.clone();
         let what = format!("Cannot truncate for {path}");
-        let run = move |namesystem: &Arc<Self>, update: &mut Update| {
-            namesystem.truncate_file(update, &call, &path, new_length, &holder)
-        };
-        match self.change(what, run).await? {
-            Truncation::Answer(done) => Ok(done),
-            Truncation::Refused(error) => Err(error),
-        }
+        self.change_once(call, what, move |namesystem, update| {
+            namesystem.truncate_file(update, &caller, &path, new_length, &holder)
+        })
+        .await
     }
 
     fn truncate_file(
@@ -134,7 +133,8 @@ impl Namesystem {
         path: &str,
         new_length: u64,
         holder: &str,
-    ) -> Result<Truncation> {
+    ) -> Result<Outcome<TruncateResponseProto>> {
+        let answer = |result| Ok(Outcome::Done(TruncateResponseProto { result }));
         let resolved = self.resolve(update, call, path, PathUse::Existing)?;
         let inode = resolved.file()?.clone();
         call.principal.check_last(&resolved, WRITE)?;
@@ -145,7 +145,7 @@ impl Namesystem {
             )));
         }
         if self.is_being_cut_to(update, &inode, new_length)? {
-            return Ok(Truncation::Answer(false));
+            return answer(false);
         }
         let (id, machine) = (inode.id, call.address.to_string());
         let refusal = self.take_over(
@@ -157,12 +157,12 @@ impl Namesystem {
             &machine,
         )?;
         if let Some(refusal) = refusal {
-            return Ok(Truncation::Refused(refusal));
+            return Ok(Outcome::Refused(refusal));
         }
         let Some(mut inode) = update.inode(id)? else { return Err(resolved.missing()) };
         let length = file_of(&inode).length;
         if new_length == length {
-            return Ok(Truncation::Answer(true));
+            return answer(true);
         }
         if new_length > length {
             return Err(NamenodeError::HadoopIllegalArgument(format!(
@@ -182,7 +182,7 @@ impl Namesystem {
                     blocks.reopen_for_append(&stored);
                 });
                 self.recover_block(update, last)?;
-                return Ok(Truncation::Answer(false));
+                return answer(false);
             }
             self.remove_last_block(update, &mut inode, &last)?;
             if start == new_length {
@@ -191,7 +191,7 @@ impl Namesystem {
         }
         inode.mtime_ms = self.now_ms();
         update.put_inode(id, &inode)?;
-        Ok(Truncation::Answer(true))
+        answer(true)
     }
 
     fn is_being_cut_to(&self, view: &dyn View, inode: &Inode, new_length: u64) -> Result<bool> {
@@ -201,10 +201,4 @@ impl Namesystem {
             last.truncate_to.is_some_and(|cut| file.length - last.num_bytes + cut == new_length)
         }))
     }
-}
-
-enum Truncation {
-    Answer(bool),
-    /// What a lease recovery began stays.
-    Refused(NamenodeError),
 }

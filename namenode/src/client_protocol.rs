@@ -159,8 +159,7 @@ impl Namesystem {
             "updatePipeline" => encode(self.update_pipeline(client, request(call)?).await?),
             "truncate" => {
                 let r: TruncateRequestProto = request(call)?;
-                let result = self.truncate(client, r.src, r.new_length, r.client_name).await?;
-                encode(TruncateResponseProto { result })
+                encode(self.truncate(client, r.src, r.new_length, r.client_name).await?)
             }
             "renewLease" => {
                 let r: RenewLeaseRequestProto = request(call)?;

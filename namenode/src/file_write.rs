@@ -170,36 +170,56 @@ impl Namesystem {
             file_id: request.file_id(),
             holder: request.client_name.clone(),
         };
-        let inode = {
-            let snapshot = self.snapshot()?;
-            match self.next_block(&snapshot, &claim, previous.as_ref())? {
-                NextBlock::Allocated(block, offset) => {
-                    return Ok(self.located_at(
-                        &block,
-                        offset,
-                        &self.blocks.expected(block.id),
-                        false,
-                    ));
+        let inode = match self.next_block(&self.snapshot()?, &claim, previous.as_ref())? {
+            NextBlock::Allocated(inode, block) => {
+                let targets = self.blocks.expected(block.id);
+                if !targets.is_empty() {
+                    return Ok(self.located_at(&block, file_of(&inode).length, &targets, false));
                 }
-                NextBlock::Needed(inode) => inode,
+                inode
             }
+            NextBlock::Needed(inode) => inode,
         };
         self.wait_for_penultimate(&inode).await?;
         let targets = self.choose_targets(call, &request, &inode)?;
-        let pipeline = targets.clone();
-        let allocate = move |namesystem: &Arc<Self>, update: &mut Update| match namesystem
-            .next_block(update, &claim, previous.as_ref())?
-        {
-            NextBlock::Allocated(block, offset) => Ok((block, offset, false)),
-            NextBlock::Needed(inode) => {
-                let (block, offset) =
-                    namesystem.allocate(update, &claim, inode, previous.as_ref(), pipeline)?;
-                Ok((block, offset, true))
-            }
-        };
-        let (block, offset, is_new) = self.change(what, allocate).await?;
-        let targets = if is_new { targets } else { self.blocks.expected(block.id) };
+        let (block, offset, targets) = self
+            .change(what, move |namesystem, update| {
+                match namesystem.next_block(update, &claim, previous.as_ref())? {
+                    NextBlock::Allocated(inode, block) => {
+                        namesystem.repeat_allocation(update, &inode, block, targets)
+                    }
+                    NextBlock::Needed(inode) => {
+                        let previous = previous.as_ref();
+                        let given = targets.clone();
+                        let (block, offset) =
+                            namesystem.allocate(update, &claim, inode, previous, given)?;
+                        Ok((block, offset, targets))
+                    }
+                }
+            })
+            .await?;
         Ok(self.located_at(&block, offset, &targets, false))
+    }
+
+    /// The pipeline of a block that an earlier call got; `targets` where the namenode was restarted
+    /// since and no datanode has reported a replica: the client never learned of the block.
+    fn repeat_allocation(
+        &self,
+        update: &mut Update,
+        inode: &Inode,
+        mut block: FileBlock,
+        targets: Vec<StorageTarget>,
+    ) -> Result<(FileBlock, u64, Vec<StorageTarget>)> {
+        let offset = file_of(inode).length;
+        let expected = self.blocks.expected(block.id);
+        if !expected.is_empty() {
+            return Ok((block, offset, expected));
+        }
+        block.pipeline = pipeline(&targets);
+        update.put_block(&block)?;
+        let (blocks, id, given) = (self.blocks.clone(), block.id, targets.clone());
+        update.after_commit(move || blocks.set_expected(id, given));
+        Ok((block, offset, targets))
     }
 
     /// Whether `previous` asks for a new block or repeats a request that was already served.
@@ -213,16 +233,18 @@ impl Namesystem {
         let file = file_of(&inode);
         let last = last_block(view, inode.id, file)?;
         let last = last.as_ref();
-        let appends_behind_full_block = previous.is_none()
-            && last.is_some_and(|last| {
-                last.is_complete() && last.num_bytes >= file.preferred_block_size
-            });
+        let full_len = file.preferred_block_size;
+        let is_full = |block: &FileBlock| block.is_complete() && block.num_bytes >= full_len;
+        let appends_behind_full_block = previous.is_none() && last.is_some_and(is_full);
         if same_version(last, previous) || appends_behind_full_block {
             return Ok(NextBlock::Needed(inode));
         }
         let penultimate = penultimate_block(view, inode.id, file)?;
+        // Apache knows no repetition of the first call behind a full block.
+        let repeats = same_version(penultimate.as_ref(), previous)
+            || previous.is_none() && penultimate.as_ref().is_some_and(is_full);
         match last {
-            Some(last) if same_version(penultimate.as_ref(), previous) => {
+            Some(last) if repeats => {
                 if last.num_bytes != 0 {
                     return Err(NamenodeError::Io(format!(
                         "Request looked like a retry to allocate block {} but it already contains \
@@ -231,7 +253,8 @@ impl Namesystem {
                         last.num_bytes
                     )));
                 }
-                Ok(NextBlock::Allocated(last.clone(), file.length))
+                let last = last.clone();
+                Ok(NextBlock::Allocated(inode, last))
             }
             last => {
                 let name =
@@ -514,8 +537,8 @@ impl Namesystem {
 enum NextBlock {
     /// For the file as it is now.
     Needed(Inode),
-    /// By an earlier call, at this offset.
-    Allocated(FileBlock, u64),
+    /// By an earlier call, at the file's end.
+    Allocated(Inode, FileBlock),
 }
 
 pub(crate) fn writer_record(call: &ClientCall, holder: &str) -> WriterRecord {

@@ -228,6 +228,23 @@ async fn complete_waits_for_the_report_and_answers_false_without() {
     assert!(completing.await.unwrap().unwrap());
 }
 
+/// The first block behind a full one, which the client of an append asks for without a previous one.
+#[tokio::test]
+async fn add_block_is_repeated_behind_a_full_block_and_after_a_restart() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1"]);
+    let root = fixture.superuser().await;
+    fixture.write(&root, "/f", &[BLOCK_SIZE]).await;
+    fixture.append(&root, "/f", HOLDER).await.unwrap();
+    let first = fixture.add_block(&root, "/f", None).await.unwrap();
+    assert_eq!(fixture.add_block(&root, "/f", None).await.unwrap(), first);
+    let fixture = fixture.restart();
+    fixture.datanodes(&["dn1"]);
+    let again = fixture.add_block(&root, "/f", None).await.unwrap();
+    assert_eq!((&again.b, again.offset), (&first.b, BLOCK_SIZE));
+    assert_eq!(again.locs.len(), 1, "its datanodes are chosen anew");
+}
+
 #[tokio::test]
 async fn append_reopens_the_last_block() {
     let fixture = Fixture::new();
@@ -431,6 +448,31 @@ async fn the_monitor_recovers_leases_past_the_hard_limit() {
     assert_eq!(fixture.length(&root, "/written"), 8);
 }
 
+#[tokio::test]
+async fn a_truncate_that_a_restart_cut_short_is_finished() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1"]);
+    let root = fixture.superuser().await;
+    let block = fixture.write(&root, "/f", &[100]).await[0];
+    let truncated = fixture.namesystem.truncate(&root, "/f".to_owned(), 7, HOLDER.to_owned()).await;
+    assert!(!truncated.unwrap().result);
+    let fixture = fixture.restart();
+    let ns = &fixture.namesystem;
+    fixture.datanodes(&["dn1"]);
+    ns.check_leases().await.unwrap();
+    assert!(fixture.recoveries(&["dn1"]).is_empty(), "nobody has reported a replica");
+    fixture.report("dn1", block);
+    ns.check_leases().await.unwrap();
+    let request = &fixture.recoveries(&["dn1"])[0];
+    assert_eq!(request.truncate_block.as_ref().unwrap().num_bytes, Some(7));
+    let report = fixture.synchronization(block, request.new_gen_stamp, 7, &["dn1"]);
+    ns.commit_block_synchronization(report).await.unwrap();
+    assert!(fixture.is_closed(&root, "/f"));
+    fixture.clock.advance(fixture.config.recovery_timeout_ms + 1);
+    ns.check_leases().await.unwrap();
+    assert!(fixture.recoveries(&["dn1"]).is_empty(), "it is done");
+}
+
 fn written_block(fixture: &Fixture, block: Block) -> ExtendedBlockProto {
     let pool_id = fixture.namesystem.block_pool_id().to_owned();
     ExtendedBlockProto::from(&ExtendedBlock { pool_id, block })
@@ -474,6 +516,7 @@ async fn truncate_drops_blocks_and_has_the_last_one_cut() {
     let blocks = fixture.write(&root, "/f", &[BLOCK_SIZE, BLOCK_SIZE, 100]).await;
     let truncate =
         async |length| ns.truncate(&root, "/f".to_owned(), length, HOLDER.to_owned()).await;
+    let truncate = async |length| truncate(length).await.map(|reply| reply.result);
     let longer = truncate(5 * BLOCK_SIZE).await.unwrap_err();
     assert!(matches!(longer, E::HadoopIllegalArgument(_)));
     assert!(truncate(2 * BLOCK_SIZE + 100).await.unwrap());
@@ -495,6 +538,29 @@ async fn truncate_drops_blocks_and_has_the_last_one_cut() {
     assert_eq!(fixture.length(&root, "/f"), BLOCK_SIZE + 7);
     assert!(truncate(0).await.unwrap());
     assert_eq!(fixture.length(&root, "/f"), 0);
+}
+
+/// A file is cut, the client never hears so, somebody writes the file anew, and the client's library
+/// repeats the call: what was written meanwhile must stay.
+#[tokio::test]
+async fn hdfs_16322_a_truncate_that_is_repeated_cuts_once() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1"]);
+    let root = fixture.superuser().await;
+    fixture.write(&root, "/f", &[BLOCK_SIZE, BLOCK_SIZE]).await;
+    let call = fixture.numbered("super", 1).await;
+    let truncate = async |fixture: &Fixture| {
+        let (path, holder) = ("/f".to_owned(), HOLDER.to_owned());
+        fixture.namesystem.truncate(&call, path, BLOCK_SIZE, holder).await.unwrap().result
+    };
+    assert!(truncate(&fixture).await);
+    fixture.namesystem.delete(&root, "/f".to_owned(), false).await.unwrap();
+    fixture.write(&root, "/f", &[BLOCK_SIZE, BLOCK_SIZE]).await;
+    assert!(truncate(&fixture).await);
+    assert_eq!(fixture.length(&root, "/f"), 2 * BLOCK_SIZE);
+    let fixture = fixture.restart();
+    assert!(truncate(&fixture).await);
+    assert_eq!(fixture.length(&root, "/f"), 2 * BLOCK_SIZE, "also after a restart");
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@
 //! file over; past the hard limit the monitor does, under the name [`NAMENODE_HOLDER`]. Either starts
 //! the *release* of the lease: a file whose blocks are complete is closed at once; else the replicas
 //! of its last block are brought to one length by a datanode, whose `commitBlockSynchronization`
-//! then closes the file (`block_recovery.rs`).
+//! then closes the file (`block_recovery.rs`). A recovery that came to nothing, or that a restart cut
+//! short, is started anew after its time (Apache waits for the hard limit, or for another caller).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -32,16 +33,30 @@ pub struct Leases {
     renewals_ms: Mutex<HashMap<String, u64>>,
     /// Until when each running block recovery may take.
     recoveries_ms: Mutex<HashMap<BlockId, u64>>,
+    /// Files whose last block is under recovery: nobody else may ask again for one that came to
+    /// nothing, or that the namenode's end cut short.
+    unfinished: Mutex<HashSet<InodeId>>,
 }
 
 impl Leases {
     /// Every stored lease starts as if renewed now.
     pub fn load(snapshot: &Snapshot, now_ms: u64) -> Result<Self> {
         let leases = snapshot.scan_prefix(Space::Leases, &[], usize::MAX)?;
-        let holders = leases.iter().filter_map(|(key, _)| split_lease_key(key));
+        let mut renewals_ms = HashMap::new();
+        let mut unfinished = HashSet::new();
+        for (holder, id) in leases.iter().filter_map(|(key, _)| split_lease_key(key)) {
+            renewals_ms.insert(holder, now_ms);
+            if let Some(inode) = snapshot.inode(id)?
+                && last_block(snapshot, id, file_of(&inode))?
+                    .is_some_and(|last| last.phase() == BlockPhase::UnderRecovery)
+            {
+                unfinished.insert(id);
+            }
+        }
         Ok(Self {
-            renewals_ms: Mutex::new(holders.map(|(holder, _)| (holder, now_ms)).collect()),
-            recoveries_ms: Mutex::new(HashMap::new()),
+            renewals_ms: Mutex::new(renewals_ms),
+            recoveries_ms: Mutex::default(),
+            unfinished: Mutex::new(unfinished),
         })
     }
 
@@ -276,8 +291,9 @@ impl Namesystem {
             }),
         };
         let until_ms = self.clock.monotonic_ms() + self.config.recovery_timeout_ms;
-        let namesystem = self.clone();
+        let (namesystem, file) = (self.clone(), block.inode);
         update.after_commit(move || {
+            namesystem.leases.unfinished.lock().insert(file);
             if namesystem.blocks.queue_recovery(&request) {
                 namesystem.leases.start_recovery(request.block.id, until_ms);
             }
@@ -336,6 +352,34 @@ impl Namesystem {
                     tracing::warn!("lease of {holder} on inode {id}: {error}");
                 }
             }
+        }
+        self.repeat_recoveries().await
+    }
+
+    /// Starts the recoveries anew whose time is over, whoever holds the lease.
+    async fn repeat_recoveries(self: &Arc<Self>) -> Result<()> {
+        let files: Vec<InodeId> = self.leases.unfinished.lock().iter().copied().collect();
+        for id in files.into_iter().take(LEASE_RECOVERIES_PER_CHECK) {
+            if self.is_being_recovered(id)? {
+                continue;
+            }
+            let what = format!("Cannot recover the last block of inode {id}");
+            self.change(what, move |namesystem, update| {
+                let last = match update.inode(id)? {
+                    Some(inode) => last_block(update, id, file_of(&inode))?,
+                    None => None,
+                };
+                match last {
+                    Some(last) if last.phase() == BlockPhase::UnderRecovery => {
+                        namesystem.start_block_recovery(update, last)
+                    }
+                    _ => {
+                        namesystem.leases.unfinished.lock().remove(&id);
+                        Ok(())
+                    }
+                }
+            })
+            .await?;
         }
         Ok(())
     }
