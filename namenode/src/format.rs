@@ -23,6 +23,7 @@ use crate::schema::{
     LAST_RESERVED_GENERATION_STAMP, NO_PARENT, ROOT_INODE, STORE_VERSION,
 };
 use crate::store::{self, Store, Update};
+use crate::store_check;
 
 #[derive(Clone, Debug, Default)]
 pub struct FormatOptions {
@@ -92,6 +93,7 @@ pub fn open(directory: &Path) -> Result<Store> {
                 .to_owned(),
         });
     }
+    store_check::verify(&file)?;
     let database = open_database(&file, false)?;
     let journal = file.with_file_name("namespace.journal");
     let opened = DiskJournal::open(&journal)

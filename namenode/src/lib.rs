@@ -51,6 +51,7 @@ mod service_state;
 pub mod simulation;
 mod storage_policies;
 pub mod store;
+mod store_check;
 mod stored_blocks;
 pub mod topology;
 pub mod user_groups;
@@ -67,6 +68,8 @@ mod file_write_tests;
 mod namespace_model_tests;
 #[cfg(test)]
 mod namespace_tests;
+#[cfg(test)]
+mod published_bugs_tests;
 #[cfg(test)]
 mod report_order_tests;
 #[cfg(test)]
