@@ -254,6 +254,11 @@ impl Cluster {
         format!("127.0.0.1:{}", self.datanodes[index].ports.transfer)
     }
 
+    /// The address of a datanode's RPC.
+    pub fn datanode_ipc_address(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.datanodes[index].ports.ipc)
+    }
+
     /// The address that serves a datanode's `/metrics`.
     pub fn datanode_http_address(&self, index: usize) -> String {
         format!("127.0.0.1:{}", self.datanodes[index].ports.http)

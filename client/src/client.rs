@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::config::{ClientSettings, namenode_address};
-use crate::datanode_stream::DatanodeConnector;
+use crate::datanode_stream::{DatanodeConnector, is_local};
 use crate::file_writer::WriterParts;
 use crate::idle_connections::IdleConnections;
 use crate::lease_renewal::LeaseRenewal;
@@ -495,10 +495,12 @@ impl Client {
             replication,
             window: settings.packets_in_flight_max,
             block_write_retries: settings.block_write_retries,
-            socket_timeout: settings.socket_timeout,
+            timeouts: settings.pipeline_timeouts(),
             exclusion: settings.exclusion,
             replacement: settings.replacement,
             replacement_best_effort: settings.replacement_best_effort,
+            restart_timeout: settings.restart_timeout,
+            is_local,
         }
     }
 }

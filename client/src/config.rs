@@ -24,6 +24,7 @@ pub(crate) struct ClientSettings {
     pub connect_retry_interval: Duration,
     /// Time without a byte after which a datanode counts as failed.
     pub socket_timeout: Duration,
+    pub timeout_per_datanode: Duration,
     pub use_datanode_hostname: bool,
     pub verify_checksums: bool,
     /// `None`: replicas of this host are read over TCP like any other.
@@ -37,6 +38,8 @@ pub(crate) struct ClientSettings {
     pub exclusion: Duration,
     pub replacement: ReplacementPolicy,
     pub replacement_best_effort: bool,
+    /// For which a datanode that announced its restart is waited for.
+    pub restart_timeout: Duration,
 }
 
 /// How replicas of this host are read from their files.
@@ -49,6 +52,22 @@ pub(crate) struct ShortCircuitSettings {
     pub expiry: Duration,
     /// How long a socket that failed is not tried again.
     pub disable_interval: Duration,
+}
+
+/// How long datanodes may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PipelineTimeouts {
+    /// Without a byte, on one connection.
+    pub socket: Duration,
+    /// More for each datanode that a reply passes: whoever is next to a silent one notices first.
+    pub per_datanode: Duration,
+}
+
+impl PipelineTimeouts {
+    /// How long a reply that passes `datanodes` may take.
+    pub fn of_reply(&self, datanodes: usize) -> Duration {
+        self.socket + self.per_datanode * datanodes as u32
+    }
 }
 
 /// When a datanode that failed in a pipeline is replaced instead of going on with fewer.
@@ -75,6 +94,10 @@ impl ReplacementPolicy {
 }
 
 impl ClientSettings {
+    pub fn pipeline_timeouts(&self) -> PipelineTimeouts {
+        PipelineTimeouts { socket: self.socket_timeout, per_datanode: self.timeout_per_datanode }
+    }
+
     pub fn from_configuration(config: &Configuration) -> Result<Self, ConfigError> {
         let set = |setting: &Setting| config.get(setting.name).is_some();
         Ok(Self {
@@ -104,6 +127,7 @@ impl ClientSettings {
             connect_retries: integer(config, &IPC_CLIENT_CONNECT_MAX_RETRIES, 0)?,
             connect_retry_interval: config.duration(&IPC_CLIENT_CONNECT_RETRY_INTERVAL)?,
             socket_timeout: config.duration(&DFS_CLIENT_SOCKET_TIMEOUT)?,
+            timeout_per_datanode: config.duration(&RINGFS_PIPELINE_TIMEOUT_PER_DATANODE)?,
             use_datanode_hostname: config.boolean(&DFS_CLIENT_USE_DATANODE_HOSTNAME)?,
             verify_checksums: config.boolean(&RINGFS_CLIENT_READ_VERIFY_CHECKSUM)?,
             short_circuit: short_circuit(config)?,
@@ -123,6 +147,7 @@ impl ClientSettings {
             replacement: replacement(config)?,
             replacement_best_effort: config
                 .boolean(&DFS_CLIENT_BLOCK_WRITE_REPLACE_DATANODE_ON_FAILURE_BEST_EFFORT)?,
+            restart_timeout: config.duration(&DFS_CLIENT_DATANODE_RESTART_TIMEOUT)?,
         })
     }
 }

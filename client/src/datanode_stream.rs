@@ -12,7 +12,7 @@ use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
 use tokio::time::timeout;
 
 use crate::ClientError;
-use crate::config::ClientSettings;
+use crate::config::{ClientSettings, PipelineTimeouts};
 use crate::limits::REPLY_BUFFER_BYTES;
 use crate::socket::Socket;
 use crate::streamer::transfer_address;
@@ -23,7 +23,7 @@ pub(crate) struct DatanodeConnector {
     /// Where we are, in a simulated world.
     #[cfg_attr(not(feature = "simulation"), allow(dead_code, reason = "nobody asks"))]
     pub host: String,
-    pub socket_timeout: Duration,
+    pub timeouts: PipelineTimeouts,
     pub use_hostname: bool,
 }
 
@@ -42,7 +42,7 @@ impl DatanodeConnector {
     pub fn new(settings: &ClientSettings, user: &str) -> Self {
         Self {
             host: user.to_owned(),
-            socket_timeout: settings.socket_timeout,
+            timeouts: settings.pipeline_timeouts(),
             use_hostname: settings.use_datanode_hostname,
         }
     }
@@ -53,7 +53,7 @@ impl DatanodeConnector {
         let port = id.xfer_port as u16;
         let what = || format!("connecting to datanode {address}");
         let tcp =
-            within(self.socket_timeout, what, Socket::connect(&self.host, host, port)).await?;
+            within(self.timeouts.socket, what, Socket::connect(&self.host, host, port)).await?;
         Ok(DatanodeStream { tcp, received: BytesMut::new(), owed: BytesMut::new(), address })
     }
 }
@@ -150,4 +150,10 @@ pub(crate) async fn within<T>(
         Ok(result) => result.map_err(|source| ClientError::io(what(), source)),
         Err(_) => Err(ClientError::TimedOut { what: what(), timeout_ms: limit.as_millis() as u64 }),
     }
+}
+
+/// Whether an address is one of this host's: nothing else can be bound to.
+pub(crate) fn is_local(address: &str) -> bool {
+    let bound = |address| std::net::UdpSocket::bind((address, 0)).is_ok();
+    address.parse::<std::net::IpAddr>().is_ok_and(bound)
 }

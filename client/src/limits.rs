@@ -52,11 +52,11 @@ pub const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(3);
 /// Blocks of which a reader learns the locations at a time.
 pub const LOCATED_BLOCKS_AHEAD: u64 = 10;
 
-/// Added to the socket timeout for each datanode that a reply has to pass.
-pub const DATANODE_TIMEOUT_PER_NODE: Duration = Duration::from_secs(5);
-
 /// A lease can be taken by others 60 s after its last renewal.
 pub const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Between attempts to reach a datanode that restarts.
+pub const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pipeline recoveries without any new ack in between before a writer gives up.
 pub const RECOVERIES_PER_PACKET_MAX: u32 = 5;
@@ -68,6 +68,11 @@ pub const REPLACEMENTS_TRIED_MAX: u32 = 3;
 pub const RETRIABLE_ATTEMPTS_MAX: u32 = 10;
 pub const RETRIABLE_FIRST_PAUSE: Duration = Duration::from_millis(500);
 pub const RETRIABLE_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// A file that is being written outlives ten minutes of safe mode: after a restart of the namenode it
+/// lasts until most blocks are reported, and 30 s more.
+pub const SAFE_MODE_WAITS_MAX: u32 = 600;
+pub const SAFE_MODE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest pause between attempts to get a block or to close a file.
 pub const FOLLOWING_BLOCK_PAUSE_MAX: Duration = Duration::from_secs(60);

@@ -2,8 +2,9 @@
 //!
 //! Every method of ClientProtocol is idempotent or remembered by the namenode's retry cache, so a
 //! call whose reply was lost is sent again under the same call id with a higher retry count. A call
-//! that timed out is not: it may still be running. RetriableException is waited out; everything
-//! else that the namenode throws, SafeModeException too, is the caller's.
+//! that timed out is not: it may still be running. RetriableException is waited out, and where a file
+//! is being written SafeModeException too: a namenode that restarts fails no writer. Everything else
+//! that the namenode throws is the caller's.
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::ClientError;
 use crate::config::ClientSettings;
 use crate::limits::{
     FOLLOWING_BLOCK_PAUSE_MAX, RETRIABLE_ATTEMPTS_MAX, RETRIABLE_FIRST_PAUSE, RETRIABLE_PAUSE_MAX,
+    SAFE_MODE_PAUSE, SAFE_MODE_WAITS_MAX,
 };
 
 #[derive(Clone, Debug)]
@@ -85,6 +87,27 @@ impl Namenode {
         }
     }
 
+    /// A call on behalf of a file that is open for writing.
+    async fn call_of_writer<Req: Message, Resp: Message + Default>(
+        &self,
+        method: &str,
+        request: &Req,
+    ) -> Result<Resp, ClientError> {
+        let mut waits = 0;
+        loop {
+            match self.call(method, request).await {
+                Err(error)
+                    if error.class() == Some(java::SAFE_MODE) && waits < SAFE_MODE_WAITS_MAX =>
+                {
+                    debug!("{}: {method}: {error}", self.address);
+                    tokio::time::sleep(SAFE_MODE_PAUSE).await;
+                    waits += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// The next block of `file`; waits while the block before the last has no replica yet.
     pub async fn add_block(
         &self,
@@ -104,7 +127,7 @@ impl Namenode {
         };
         let mut pauses = self.pauses();
         loop {
-            match self.call::<_, AddBlockResponseProto>("addBlock", &request).await {
+            match self.call_of_writer::<_, AddBlockResponseProto>("addBlock", &request).await {
                 Err(error) if error.class() == Some(java::NOT_REPLICATED_YET) => {
                     let Some(pause) = pauses.next() else {
                         return Err(error);
@@ -127,7 +150,9 @@ impl Namenode {
             holder: file.holder.clone(),
             file_id: Some(file.file_id),
         };
-        self.call::<_, AbandonBlockResponseProto>("abandonBlock", &request).await.map(drop)
+        self.call_of_writer::<_, AbandonBlockResponseProto>("abandonBlock", &request)
+            .await
+            .map(drop)
     }
 
     /// Closes `file`; waits while its last block has no replica yet.
@@ -146,7 +171,7 @@ impl Namenode {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let reply: CompleteResponseProto = self.call("complete", &request).await?;
+            let reply: CompleteResponseProto = self.call_of_writer("complete", &request).await?;
             if reply.result {
                 return Ok(());
             }
@@ -166,7 +191,7 @@ impl Namenode {
             last_block_length: None,
             file_id: Some(file.file_id),
         };
-        self.call::<_, FsyncResponseProto>("fsync", &request).await.map(drop)
+        self.call_of_writer::<_, FsyncResponseProto>("fsync", &request).await.map(drop)
     }
 
     pub async fn update_block_for_pipeline(
@@ -179,7 +204,7 @@ impl Namenode {
             client_name: file.holder.clone(),
         };
         let reply: UpdateBlockForPipelineResponseProto =
-            self.call("updateBlockForPipeline", &request).await?;
+            self.call_of_writer("updateBlockForPipeline", &request).await?;
         Ok(reply.block)
     }
 
@@ -198,7 +223,9 @@ impl Namenode {
             new_nodes,
             storage_ids,
         };
-        self.call::<_, UpdatePipelineResponseProto>("updatePipeline", &request).await.map(drop)
+        self.call_of_writer::<_, UpdatePipelineResponseProto>("updatePipeline", &request)
+            .await
+            .map(drop)
     }
 
     /// `existing` and one more datanode for `block`, or only `existing` when there is none.
@@ -221,7 +248,7 @@ impl Namenode {
             file_id: Some(file.file_id),
         };
         let reply: GetAdditionalDatanodeResponseProto =
-            self.call("getAdditionalDatanode", &request).await?;
+            self.call_of_writer("getAdditionalDatanode", &request).await?;
         Ok(reply.block)
     }
 
@@ -296,6 +323,18 @@ mod tests {
         let namenode = FakeNamenode::start_on(listener);
         asking.await.unwrap().unwrap();
         assert_eq!(*namenode.calls.lock().unwrap(), [("getServerDefaults".to_owned(), 0, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_writer_waits_for_the_end_of_safe_mode() {
+        let (namenode, address) = FakeNamenode::start().await;
+        let client = client(address);
+        let safe_mode = RemoteError::new(java::SAFE_MODE, "Name node is in safe mode.");
+        let later = RemoteError::new(java::LEASE_EXPIRED, "/f is not open");
+        namenode.errors.lock().unwrap().extend([safe_mode, later]);
+        let file = OpenFile { path: "/f".to_owned(), file_id: 1, holder: "h".to_owned() };
+        let error = client.shared().namenode.fsync(&file).await.unwrap_err();
+        assert_eq!(error.class(), Some(java::LEASE_EXPIRED));
     }
 
     #[tokio::test]

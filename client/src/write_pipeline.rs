@@ -20,7 +20,7 @@ use crate::ClientError;
 use crate::datanode_stream::{DatanodeConnector, DatanodeStream};
 use crate::limits::WRITE_SLICES_MAX;
 use crate::packetizer::Packet;
-use crate::streamer::{PipelineNode, PipelineSetup, SetupFailure, pipeline_timeout};
+use crate::streamer::{PipelineNode, PipelineSetup, SetupFailure};
 
 /// What every WRITE_BLOCK of a file says.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl WritePipeline {
         let first = &setup.nodes[0];
         let failed = |error: ClientError| SetupFailure { bad_link: None, why: error.to_string() };
         let mut stream = connector.connect(&first.datanode.id).await.map_err(failed)?;
-        let limit = pipeline_timeout(connector.socket_timeout, setup.nodes.len());
+        let limit = connector.timeouts.of_reply(setup.nodes.len());
         let operation = write_operation(options, setup);
         stream.send_operation(Opcode::WriteBlock, &operation, limit).await.map_err(failed)?;
         let response = stream.read_response(limit).await.map_err(failed)?;
@@ -163,7 +163,7 @@ pub(crate) async fn transfer_replica(
         targets: vec![target.datanode],
     };
     // The source answers when the target has the whole replica.
-    let limit = pipeline_timeout(connector.socket_timeout, 2);
+    let limit = connector.timeouts.of_reply(2);
     stream.send_operation(Opcode::TransferBlock, &operation, limit).await?;
     let response = stream.read_response(limit).await?;
     stream.check("TRANSFER_BLOCK", block, &response)

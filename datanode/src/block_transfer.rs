@@ -29,13 +29,11 @@ use crate::ring;
 pub struct Transfers {
     pub dataset: Arc<Dataset>,
     pub activity: Arc<Activity>,
-    /// Bound of connecting, and of each send and receive; a target adds [`PER_TARGET`].
+    /// Bound of connecting, and of each send and receive; a target adds `timeout_per_target`.
     pub timeout: Duration,
+    pub timeout_per_target: Duration,
     pub own_id: DatanodeIDProto,
 }
-
-/// What a chain of downstream datanodes may add to a timeout, each.
-const PER_TARGET: Duration = Duration::from_secs(5);
 
 /// Where a block goes: the first target and what it has to pass on.
 struct Destination {
@@ -139,7 +137,7 @@ impl Transfers {
     ) -> Result<Peer> {
         let _busy = self.activity.transfer();
         let mut packets = ReplicaPackets::open(replica.clone(), block.block.num_bytes).await?;
-        let patience = self.timeout + PER_TARGET * destination.targets.len() as u32;
+        let patience = self.timeout + self.timeout_per_target * destination.targets.len() as u32;
         let target =
             destination.targets.first().ok_or_else(|| DatanodeError::UnexpectedReplica {
                 block: block.block,
@@ -218,6 +216,7 @@ mod tests {
             dataset,
             activity: Arc::default(),
             timeout: Duration::from_secs(5),
+            timeout_per_target: Duration::from_secs(5),
             own_id: DatanodeIDProto { datanode_uuid: "me".into(), ..Default::default() },
         }
     }

@@ -52,6 +52,8 @@ pub struct DatanodeConfig {
     pub buffer_pool_bytes: u64,
     pub transfers_max: usize,
     pub socket_timeout: Duration,
+    /// What each downstream datanode adds to the time of waiting for the next one.
+    pub timeout_per_target: Duration,
     pub keepalive: Duration,
     pub heartbeat_interval: Duration,
     pub block_report_interval: Duration,
@@ -98,6 +100,8 @@ impl DatanodeConfig {
             transfers_max: count(configured, &settings::DFS_DATANODE_MAX_TRANSFER_THREADS)?
                 as usize,
             socket_timeout: configured.duration(&settings::DFS_CLIENT_SOCKET_TIMEOUT)?,
+            timeout_per_target: configured
+                .duration(&settings::RINGFS_PIPELINE_TIMEOUT_PER_DATANODE)?,
             keepalive: configured.duration(&settings::DFS_DATANODE_SOCKET_REUSE_KEEPALIVE)?,
             heartbeat_interval: interval(configured, &settings::DFS_HEARTBEAT_INTERVAL)?,
             block_report_interval: interval(configured, &settings::DFS_BLOCKREPORT_INTERVAL_MSEC)?,

@@ -46,7 +46,7 @@ const POOL_BYTES: u64 = 48 << 20;
 
 /// A datanode without a namenode.
 pub(crate) struct Datanode {
-    node: Node,
+    pub node: Node,
     pub server: Arc<TransferServer>,
     work: DataWork,
     pub address: SocketAddr,
@@ -55,7 +55,7 @@ pub(crate) struct Datanode {
 }
 
 impl Datanode {
-    fn start(direct_io: bool) -> Self {
+    pub fn start(direct_io: bool) -> Self {
         Self::start_at("127.0.0.1", direct_io)
     }
 
@@ -100,11 +100,14 @@ impl Datanode {
                 dataset: dataset.clone(),
                 activity,
                 timeout,
+                timeout_per_target: timeout,
                 own_id: DatanodeIDProto::default(),
             },
             moves: BlockMoves::new(dataset.clone(), timeout),
             socket_timeout: timeout,
+            timeout_per_target: timeout,
             keepalive: timeout,
+            restart: Arc::default(),
             streams_max: 64,
         });
         let listener = TcpListener::bind((ip_address, 0)).unwrap();
@@ -155,14 +158,14 @@ impl Datanode {
 
 /// A client's end of a connection.
 pub(crate) struct Client {
-    stream: TcpStream,
+    pub stream: TcpStream,
     received: BytesMut,
     seqno: i64,
     caching: Option<CachingStrategyProto>,
 }
 
 impl Client {
-    fn connect(datanode: &Datanode) -> Self {
+    pub fn connect(datanode: &Datanode) -> Self {
         Self::connect_to(datanode.address)
     }
 
@@ -198,19 +201,19 @@ impl Client {
         self.decode(decode_response).expect("a reply to WRITE_BLOCK")
     }
 
-    fn send_packet(&mut self, data: &[u8], offset: u64, sync_block: bool, last: bool) {
+    pub fn send_packet(&mut self, data: &[u8], offset: u64, sync_block: bool, last: bool) {
         let bytes = packet(data, offset, self.seqno, sync_block, last);
         self.seqno += 1;
         self.stream.write_all(&bytes).unwrap();
     }
 
     /// The next ack; `None` when the datanode has closed.
-    fn ack(&mut self) -> Option<PipelineAck> {
+    pub fn ack(&mut self) -> Option<PipelineAck> {
         self.decode(decode_ack)
     }
 
     /// Reads the acks of all packets sent since `from`.
-    fn expect_acks(&mut self, from: i64, datanodes: usize) {
+    pub fn expect_acks(&mut self, from: i64, datanodes: usize) {
         for seqno in from..self.seqno {
             let ack = self.ack().unwrap_or_else(|| panic!("closed before ack {seqno}"));
             assert_eq!(ack.seqno, seqno);
@@ -266,7 +269,13 @@ impl Client {
     }
 }
 
-fn packet(data: &[u8], offset: u64, seqno: i64, sync_block: bool, last: bool) -> Vec<u8> {
+pub(crate) fn packet(
+    data: &[u8],
+    offset: u64,
+    seqno: i64,
+    sync_block: bool,
+    last: bool,
+) -> Vec<u8> {
     let mut checksums = vec![0; CHECKSUM.checksums_len(data.len() as u64) as usize];
     CHECKSUM.fill(data, &mut checksums);
     let header = PacketHeader {
@@ -281,7 +290,7 @@ fn packet(data: &[u8], offset: u64, seqno: i64, sync_block: bool, last: bool) ->
     [&prefix[..prefix_len], &checksums, data].concat()
 }
 
-fn header(id: u64, stamp: u64, len: u64) -> ClientOperationHeaderProto {
+pub(crate) fn header(id: u64, stamp: u64, len: u64) -> ClientOperationHeaderProto {
     ClientOperationHeaderProto {
         base_header: BaseHeaderProto {
             block: (&extended(id, stamp, len)).into(),
@@ -314,7 +323,7 @@ pub(crate) fn create(id: u64, targets: Vec<DatanodeInfoProto>) -> OpWriteBlockPr
     }
 }
 
-fn reopen(stage: Stage, id: u64, new_stamp: u64, len: u64) -> OpWriteBlockProto {
+pub(crate) fn reopen(stage: Stage, id: u64, new_stamp: u64, len: u64) -> OpWriteBlockProto {
     OpWriteBlockProto {
         stage: stage as i32,
         min_bytes_rcvd: len,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
-use ringfs_protocol::block::{Block, BlockId, ExtendedBlock};
+use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, ReplicaState};
 use ringfs_protocol::block_report::ReportedReplica;
 use ringfs_protocol::messages::StorageTypeProto;
 use tokio::sync::{MutexGuard, Notify};
@@ -170,6 +170,16 @@ impl Dataset {
             }
         }
         reports
+    }
+
+    pub fn replicas_in(&self, state: ReplicaState) -> Vec<Arc<Replica>> {
+        let shards = self.shards.iter();
+        let in_state = |shard: &Shard| {
+            let replicas = shard.read();
+            let chosen = replicas.values().filter(|replica| replica.state() == state);
+            chosen.cloned().collect::<Vec<_>>()
+        };
+        shards.flat_map(in_state).collect()
     }
 
     /// Deletes the replica if it has exactly this generation stamp, as INVALIDATE asks. A writer is
@@ -349,7 +359,7 @@ pub(crate) fn account_whole(replica: &Replica) {
 pub(crate) mod tests {
     use super::*;
     use crate::volume::tests::{POOL, volume_at};
-    use ringfs_protocol::block::{GenerationStamp, ReplicaState};
+    use ringfs_protocol::block::GenerationStamp;
     use std::fs;
 
     pub fn extended(id: u64, stamp: u64, len: u64) -> ExtendedBlock {

@@ -26,6 +26,7 @@ use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
 use crate::namenode_link::LinkRequests;
+use crate::planned_restart::PlannedRestart;
 
 pub struct IpcService {
     pub dataset: Arc<Dataset>,
@@ -33,6 +34,8 @@ pub struct IpcService {
     pub link: Arc<LinkRequests>,
     /// Told when an operator asks this datanode to stop.
     pub shutdown: Arc<Notify>,
+    /// Told before, when it is to come back.
+    pub restart: Arc<PlannedRestart>,
     /// Who may do so: the user that runs it.
     pub owner: String,
     pub started: Instant,
@@ -62,6 +65,9 @@ impl RpcService for IpcService {
                 let request: ShutdownDatanodeRequestProto = decode(&call)?;
                 self.require_owner(&call)?;
                 info!(user = call.caller.user, for_upgrade = request.for_upgrade, "told to stop");
+                if request.for_upgrade {
+                    self.restart.announce(&self.dataset);
+                }
                 self.shutdown.notify_one();
                 reply(Ok(ShutdownDatanodeResponseProto {}))
             }

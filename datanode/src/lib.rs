@@ -43,7 +43,10 @@ mod packet_receiver_tests;
 mod peer;
 mod pipeline_acks;
 mod pipeline_setup;
+pub mod planned_restart;
 mod process;
+#[cfg(test)]
+mod published_bugs_tests;
 pub mod read_history;
 mod read_stream;
 mod reopening;

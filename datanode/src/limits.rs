@@ -108,5 +108,3 @@ pub const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bound of sending to a peer that takes nothing (`dfs.datanode.socket.write.timeout`).
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(480);
-/// What each downstream datanode adds to the timeouts of waiting for it.
-pub const TIMEOUT_PER_TARGET: Duration = Duration::from_secs(5);

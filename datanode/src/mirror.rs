@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringfs_protocol::packet::{PacketHeader, PipelineAck, decode_ack};
+use ringfs_protocol::packet::{OOB_SEQNO, PacketHeader, PipelineAck, decode_ack};
 use tracing::warn;
 
 use crate::connection::Connection;
@@ -67,6 +67,11 @@ impl Mirror {
     /// Whether everything queued is in the kernel's hands, or never will be.
     pub fn is_drained(&self) -> bool {
         self.has_failed() || (!self.is_sending.get() && self.queue.borrow().is_empty())
+    }
+
+    /// The next ack, when it is an out-of-band one.
+    pub fn next_oob(&self) -> Option<PipelineAck> {
+        self.acks.borrow_mut().pop_front_if(|ack| ack.seqno == OOB_SEQNO)
     }
 
     pub fn next_ack(&self) -> Option<PipelineAck> {

@@ -2,6 +2,7 @@
 //! with the last one the end of the block.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 
 use bytes::BytesMut;
 use ringfs_protocol::block::Block;
@@ -12,7 +13,7 @@ use tracing::debug;
 
 use crate::error::{DatanodeError, Result};
 use crate::pipeline_setup::{Role, setup_reply};
-use crate::ring::{self, TaskHandle, TcpStream};
+use crate::ring::{self, Either, TaskHandle, TcpStream};
 use crate::server::TransferServer;
 use crate::transitions::ReplicaWriter;
 use crate::write_pipeline::BlockStream;
@@ -51,6 +52,7 @@ impl BlockStream {
     ) -> Result<()> {
         let mut out = BytesMut::new();
         let mut completion = None;
+        let mut restart = Some(Box::pin(server.restart.announced()));
         loop {
             let mut last = None;
             if completion.is_none() && self.may_complete() {
@@ -80,8 +82,23 @@ impl BlockStream {
                 Some((_, seqno)) => {
                     return Err(DatanodeError::CorruptPacket { block: self.block, seqno });
                 }
-                None => self.sink.progress.changed().await,
+                None => self.await_progress(&mut restart, &mut out).await,
             }
+        }
+    }
+
+    /// Waits for the next packet to be done. A restart that is announced meanwhile goes to `out`, once.
+    async fn await_progress(
+        &self,
+        restart: &mut Option<Pin<Box<impl Future<Output = ()>>>>,
+        out: &mut BytesMut,
+    ) {
+        let Some(announced) = restart.as_mut().filter(|_| self.role.has_setup_reply()) else {
+            return self.sink.progress.changed().await;
+        };
+        if let Either::First(()) = ring::race(announced, self.sink.progress.changed()).await {
+            *restart = None;
+            encode_ack(OOB_SEQNO, &[Status::OobRestart], 0, out);
         }
     }
 
@@ -89,50 +106,41 @@ impl BlockStream {
     /// `out`.
     fn next_done(&self, out: &mut BytesMut) -> Result<Option<Done>> {
         let mut queue = self.awaiting.borrow_mut();
-        loop {
-            let Some(front) = queue.front() else { return Ok(None) };
-            if !self.is_stored(front) && front.status == Status::Success {
-                return Ok(None);
-            }
-            let below = match &self.mirror {
-                Some(_) if front.status != Status::Success => Replies::new(),
-                Some(mirror) if !self.role.has_setup_reply() => {
-                    if front.is_last && !mirror.is_drained() {
-                        return Ok(None);
-                    }
-                    Replies::new()
-                }
-                Some(mirror) => match mirror.next_ack() {
-                    None if mirror.has_failed() => smallvec![Status::Error],
-                    None => return Ok(None),
-                    Some(ack) if ack.seqno == OOB_SEQNO => {
-                        let replies = with_own(Status::Success, &ack.replies);
-                        encode_ack(ack.seqno, &replies, 0, out);
-                        continue;
-                    }
-                    Some(ack) if ack.seqno != front.seqno => {
-                        mirror.fail("an ack out of order");
-                        smallvec![Status::Error]
-                    }
-                    Some(ack) => ack.replies,
-                },
-                None => Replies::new(),
-            };
-            if below.first() == Some(&Status::ErrorChecksum) {
-                // What was sent from here did not arrive as it was: let the client blame this node.
-                return Err(DatanodeError::CorruptPacket { block: self.block, seqno: front.seqno });
-            }
-            let front = *front;
-            queue.pop_front();
-            let Awaiting { seqno, end, is_last, status, .. } = front;
-            return Ok(Some(Done {
-                seqno,
-                end,
-                is_last,
-                status,
-                replies: with_own(status, &below),
-            }));
+        // It may come while no packet is under way.
+        while let Some(ack) = self.mirror.as_ref().and_then(|mirror| mirror.next_oob()) {
+            encode_ack(ack.seqno, &with_own(Status::Success, &ack.replies), 0, out);
         }
+        let Some(front) = queue.front() else { return Ok(None) };
+        if !self.is_stored(front) && front.status == Status::Success {
+            return Ok(None);
+        }
+        let below = match &self.mirror {
+            Some(_) if front.status != Status::Success => Replies::new(),
+            Some(mirror) if !self.role.has_setup_reply() => {
+                if front.is_last && !mirror.is_drained() {
+                    return Ok(None);
+                }
+                Replies::new()
+            }
+            Some(mirror) => match mirror.next_ack() {
+                None if mirror.has_failed() => smallvec![Status::Error],
+                None => return Ok(None),
+                Some(ack) if ack.seqno != front.seqno => {
+                    mirror.fail("an ack out of order");
+                    smallvec![Status::Error]
+                }
+                Some(ack) => ack.replies,
+            },
+            None => Replies::new(),
+        };
+        if below.first() == Some(&Status::ErrorChecksum) {
+            // What was sent from here did not arrive as it was: let the client blame this node.
+            return Err(DatanodeError::CorruptPacket { block: self.block, seqno: front.seqno });
+        }
+        let front = *front;
+        queue.pop_front();
+        let Awaiting { seqno, end, is_last, status, .. } = front;
+        Ok(Some(Done { seqno, end, is_last, status, replies: with_own(status, &below) }))
     }
 
     /// Readers may count on what every datanode has, from the moment that the client may know it.

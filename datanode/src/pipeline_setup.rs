@@ -17,7 +17,6 @@ use tracing::warn;
 
 use crate::connection::Connection;
 use crate::error::{DatanodeError, Result};
-use crate::limits::TIMEOUT_PER_TARGET;
 use crate::mirror::Mirror;
 use crate::peer;
 use crate::ring;
@@ -129,7 +128,7 @@ async fn set_up_mirror(
         return (None, Status::Success, String::new());
     };
     let name = peer::name(&target.id);
-    let patience = server.socket_timeout + TIMEOUT_PER_TARGET * request.targets.len() as u32;
+    let patience = server.socket_timeout + server.timeout_per_target * request.targets.len() as u32;
     match connect_mirror(target, request, role, patience).await {
         Ok((connection, reply)) => {
             let status = reply.as_ref().map_or(Status::Success, BlockOpResponseProto::status);

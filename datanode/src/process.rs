@@ -40,6 +40,7 @@ use crate::http_server;
 use crate::ipc_server::IpcService;
 use crate::metrics::Metrics;
 use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
+use crate::planned_restart::{ANNOUNCEMENT_TIME, PlannedRestart};
 use crate::read_history::ReadHistory;
 use crate::ring;
 use crate::runtime::DataThreads;
@@ -230,6 +231,7 @@ pub(crate) struct Parts {
     pub(crate) ipc: Arc<IpcService>,
     pub(crate) server: Arc<TransferServer>,
     shutdown: Arc<Notify>,
+    restart: Arc<PlannedRestart>,
     pub(crate) failed_volumes: FailedVolumes,
 }
 
@@ -245,12 +247,13 @@ impl Parts {
         counters: Arc<Counters>,
     ) -> Self {
         let (activity, requests) = (Arc::<Activity>::default(), Arc::<LinkRequests>::default());
-        let shutdown = Arc::new(Notify::new());
+        let (shutdown, restart) = (Arc::new(Notify::new()), Arc::<PlannedRestart>::default());
         let (command_sender, command_queue) = mpsc::unbounded_channel();
         let transfers = Transfers {
             dataset: dataset.clone(),
             activity: activity.clone(),
             timeout: config.socket_timeout,
+            timeout_per_target: config.timeout_per_target,
             own_id: identity.to_proto(),
         };
         let server = Arc::new(TransferServer {
@@ -264,7 +267,9 @@ impl Parts {
             transfers: transfers.clone(),
             moves: BlockMoves::new(dataset.clone(), config.socket_timeout),
             socket_timeout: config.socket_timeout,
+            timeout_per_target: config.timeout_per_target,
             keepalive: config.keepalive,
+            restart: restart.clone(),
             streams_max: u32::try_from(config.transfers_max).unwrap_or(u32::MAX),
         });
         let commands = Commands {
@@ -285,6 +290,7 @@ impl Parts {
             data_work,
             link: requests.clone(),
             shutdown: shutdown.clone(),
+            restart: restart.clone(),
             owner: user,
             started: Instant::now(),
         });
@@ -304,7 +310,7 @@ impl Parts {
             requests,
             commands: command_sender,
         };
-        Self { link, commands, command_queue, ipc, server, shutdown, failed_volumes }
+        Self { link, commands, command_queue, ipc, server, shutdown, restart, failed_volumes }
     }
 
     /// Until `stop` resolves, an operator wants it, or the namenode refuses this datanode.
@@ -337,6 +343,9 @@ impl Parts {
             too_many = self.failed_volumes.run() => Err(too_many),
             () = self.shutdown.notified() => {
                 info!("stopping: an operator asked for it");
+                if self.restart.is_announced() {
+                    tokio::time::sleep(ANNOUNCEMENT_TIME).await;
+                }
                 Ok(())
             }
             why = stop => {

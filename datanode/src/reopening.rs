@@ -6,7 +6,11 @@
 //! | APPEND | FINALIZED, of the block's generation stamp and the expected length | RBW |
 //! | APPEND_RECOVERY | FINALIZED or RBW, of the expected length | RBW |
 //! | STREAMING_RECOVERY | RBW, acked and received within the client's bounds | RBW, cut to what is acked |
+//! | the same, where Apache refuses | FINALIZED, of a length within the client's bounds | RBW |
 //! | CLOSE_RECOVERY | FINALIZED or RBW, of the expected length | FINALIZED |
+//!
+//! A client that knows no CLOSE_RECOVERY (hdfs-native) loses a datanode at the block's last packet, which
+//! the others have finished with: it resends that packet under STREAMING_RECOVERY, and is let to.
 
 use std::sync::Arc;
 
@@ -69,7 +73,11 @@ impl Dataset {
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::RecoverStreaming)?;
         expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
-        let (acked, received) = (replica.bytes_acked(), replica.bytes_received());
+        let is_finalized = replica.state() == ReplicaState::Finalized;
+        let (acked, received) = match is_finalized {
+            true => (replica.bytes_on_disk(), replica.bytes_on_disk()),
+            false => (replica.bytes_acked(), replica.bytes_received()),
+        };
         if acked < min_bytes || received > max_bytes {
             return Err(DatanodeError::UnexpectedReplica {
                 block: replica.block(),
@@ -78,6 +86,9 @@ impl Dataset {
                      and at most {max_bytes} are expected"
                 ),
             });
+        }
+        if is_finalized {
+            return self.reopen_finalized(block, &replica, &held, new_stamp, acked).await;
         }
         self.continue_rbw(block, &replica, &held, ReplicaEvent::RecoverStreaming, new_stamp).await
     }
@@ -306,6 +317,27 @@ mod tests {
             assert_eq!(replica.state(), ReplicaState::Rbw, "an abandoned RBW waits for recovery");
             let stale = dataset.recover_rbw(&block, GenerationStamp(1001), 700, 1500).await;
             assert!(stale.is_err(), "1002 is beyond 1001");
+        });
+    }
+
+    #[test]
+    fn streaming_recovery_reopens_what_the_last_packet_finalized() {
+        on_ring(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[6; 1500]);
+            let dataset = open(vec![node.volume.clone()]);
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
+            for (min, max) in [(1501, 2000), (0, 1499)] {
+                let error = dataset.recover_rbw(&block, stamp, min, max).await.unwrap_err();
+                assert!(matches!(error, DatanodeError::UnexpectedReplica { .. }), "{error}");
+            }
+            let writer = dataset.recover_rbw(&block, stamp, 1500, 1500).await.unwrap();
+            assert_eq!((writer.start_len, replica.state()), (1500, ReplicaState::Rbw));
+            assert_eq!(replica.visible_len(), Some(1500), "readers go on");
+            dataset.finalize(writer, false, None).await.unwrap();
+            assert_eq!(replica.block(), extended(1, 1002, 1500).block);
+            assert_holds(&replica, &[6; 1500]);
         });
     }
 

@@ -8,7 +8,7 @@
 //! | Finalize         | -    | FINALIZED | FINALIZED | -         | -         | -         |
 //! | Append           | -    | -         | -         | RBW       | -         | -         |
 //! | RecoverAppend    | -    | -         | RBW       | RBW       | -         | -         |
-//! | RecoverStreaming | -    | -         | RBW       | -         | -         | -         |
+//! | RecoverStreaming | -    | -         | RBW       | RBW       | -         | -         |
 //! | RecoverClose     | -    | -         | FINALIZED | FINALIZED | -         | -         |
 //! | StartRecovery    | -    | -         | RUR       | RUR       | RUR       | RUR       |
 //! | FinishRecovery   | -    | -         | -         | -         | -         | FINALIZED |
@@ -72,7 +72,7 @@ pub fn next_state(
         (E::Finalize, Some(Temporary | Rbw)) => Some(Finalized),
         (E::Append, Some(Finalized)) => Some(Rbw),
         (E::RecoverAppend, Some(Rbw | Finalized)) => Some(Rbw),
-        (E::RecoverStreaming, Some(Rbw)) => Some(Rbw),
+        (E::RecoverStreaming, Some(Rbw | Finalized)) => Some(Rbw),
         (E::RecoverClose, Some(Rbw | Finalized)) => Some(Finalized),
         (E::StartRecovery, Some(Rbw | Finalized | Rwr | Rur)) => Some(Rur),
         (E::FinishRecovery, Some(Rur)) => Some(Finalized),

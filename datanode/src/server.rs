@@ -29,6 +29,7 @@ use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::Result;
+use crate::planned_restart::PlannedRestart;
 use crate::read_history::ReadHistory;
 use crate::ring::{self, Either, TcpListener, TcpStream};
 use crate::write_pipeline;
@@ -47,8 +48,10 @@ pub struct TransferServer {
     pub transfers: Transfers,
     pub moves: BlockMoves,
     pub socket_timeout: Duration,
+    pub timeout_per_target: Duration,
     /// How long a connection waits for an operation after the first.
     pub keepalive: Duration,
+    pub restart: Arc<PlannedRestart>,
     pub streams_max: u32,
 }
 

@@ -27,6 +27,7 @@ use ringfs_protocol::meta_file::{self, META_HEADER_BYTES, ReplicaFile};
 use tracing::{info, warn};
 
 use crate::error::{DatanodeError, Result};
+use crate::planned_restart;
 use crate::replica_length::{good_len, meta_len};
 use crate::volume::Volume;
 
@@ -218,7 +219,11 @@ impl VolumeScan<'_> {
         let meta = rbw.join(meta_file::meta_file_name(id, stamp));
         let len = cut_to_good_len(&data, &meta, file_len)
             .map_err(DatanodeError::io(format!("checking {}", data.display())))?;
-        self.add(id, stamp, len, ReplicaState::Rwr);
+        let state = match planned_restart::take_mark(&rbw, id) {
+            true => ReplicaState::Rbw,
+            false => ReplicaState::Rwr,
+        };
+        self.add(id, stamp, len, state);
         Ok(())
     }
 

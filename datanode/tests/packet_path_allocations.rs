@@ -127,11 +127,14 @@ impl Datanode {
                 dataset: dataset.clone(),
                 activity,
                 timeout,
+                timeout_per_target: timeout,
                 own_id: DatanodeIDProto::default(),
             },
             moves: BlockMoves::new(dataset, timeout),
             socket_timeout: timeout,
+            timeout_per_target: timeout,
             keepalive: timeout,
+            restart: Arc::default(),
             streams_max: 64,
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

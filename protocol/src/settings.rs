@@ -236,6 +236,8 @@ settings! {
         "Relative paths are below this directory and the user's name";
     DFS_CLIENT_SOCKET_TIMEOUT: Millis, "dfs.client.socket-timeout" = "60000",
         "Time without a byte after which a block transfer fails", was "dfs.socket.timeout";
+    RINGFS_PIPELINE_TIMEOUT_PER_DATANODE: Millis, "ringfs.pipeline.timeout.per-datanode" = "5000",
+        "Added to dfs.client.socket-timeout for each datanode that a pipeline's reply passes: the one next to a silent datanode notices first";
     DFS_CLIENT_USE_DATANODE_HOSTNAME: Boolean, "dfs.client.use.datanode.hostname" = "false",
         "Whether datanodes are reached by host name instead of address";
     DFS_CLIENT_MAX_BLOCK_ACQUIRE_FAILURES: Integer,
@@ -285,6 +287,8 @@ settings! {
     DFS_CLIENT_BLOCK_WRITE_REPLACE_DATANODE_ON_FAILURE_BEST_EFFORT: Boolean,
         "dfs.client.block.write.replace-datanode-on-failure.best-effort" = "false",
         "Whether a writer goes on with fewer datanodes when no replacement is found";
+    DFS_CLIENT_DATANODE_RESTART_TIMEOUT: Seconds, "dfs.client.datanode-restart.timeout" = "30",
+        "Time for which a writer waits for a datanode that announced its restart, its only one or one of its host";
     DFS_CHECKSUM_COMBINE_MODE: Text, "dfs.checksum.combine.mode" = "MD5MD5CRC",
         "What -checksum prints: MD5MD5CRC or COMPOSITE_CRC";
 }

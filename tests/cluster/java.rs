@@ -52,24 +52,40 @@ impl JavaShell {
 
     #[track_caller]
     pub fn run_with_stdin(&mut self, stdin: Option<&Path>, arguments: &[&str]) -> Outcome {
+        self.send(stdin, arguments);
+        self.receive().unwrap_or_else(|said| panic!("{said} to {arguments:?}"))
+    }
+
+    /// Asks without waiting; each request is to be followed by a [`JavaShell::receive`].
+    pub fn send(&mut self, stdin: Option<&Path>, arguments: &[&str]) {
         let stdin = stdin.map_or("-".to_owned(), |path| path.display().to_string());
         let fields: Vec<String> = std::iter::once(stdin.as_str())
             .chain(arguments.iter().copied())
             .map(|field| field.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n"))
             .collect();
-        writeln!(self.requests, "{}", fields.join("\t")).expect("the JVM runs");
+        // A JVM that is gone is told of by its missing answer.
+        let _ = writeln!(self.requests, "{}", fields.join("\t"));
+    }
+
+    /// The answer; an error when the JVM has ended.
+    pub fn receive(&mut self) -> Result<Outcome, String> {
         let mut head = String::new();
-        self.replies.read_line(&mut head).expect("the JVM answers");
-        let numbers: Vec<i64> =
-            head.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        self.replies.read_line(&mut head).map_err(|error| error.to_string())?;
+        let numbers: Vec<i32> =
+            head.split_whitespace().map_while(|number| number.parse().ok()).collect();
         let [exit, out_len, err_len] = numbers[..] else {
-            panic!("the JVM ended or said {head:?} to {arguments:?}")
+            return Err(format!("the JVM ended or said {head:?}"));
         };
-        let mut bytes = vec![0; usize::try_from(out_len + err_len).unwrap()];
-        self.replies.read_exact(&mut bytes).expect("the JVM answers");
-        let err = bytes.split_off(usize::try_from(out_len).unwrap());
+        let (out_len, err_len) = (out_len as usize, err_len as usize);
+        let mut bytes = vec![0; out_len + err_len];
+        self.replies.read_exact(&mut bytes).map_err(|error| error.to_string())?;
+        let err = bytes.split_off(out_len);
         let err = String::from_utf8_lossy(&err).into_owned();
-        Outcome { exit: i32::try_from(exit).unwrap(), out: bytes, err }
+        Ok(Outcome { exit, out: bytes, err })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The command must succeed; what it wrote to stdout.

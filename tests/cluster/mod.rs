@@ -3,6 +3,7 @@
 pub mod disks;
 pub mod java;
 pub mod prerequisites;
+pub mod reply_proxy;
 pub mod sample;
 
 use std::ops::{Deref, DerefMut};

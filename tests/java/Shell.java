@@ -4,6 +4,10 @@
 //   STDIN-FILE ARGUMENT...     FsShell with these arguments; STDIN-FILE "-" is an empty stdin
 //   STDIN-FILE @hflush PATH N  write N bytes of STDIN-FILE to PATH, hflush, leave the file open
 //   STDIN-FILE @hsync PATH N   the same with hsync
+//   - @create PATH REPLICATION create PATH and keep it for the next three
+//   STDIN-FILE @write OFFSET N write the N bytes of STDIN-FILE at OFFSET to it
+//   - @flush -                 hflush it
+//   - @close -                 close it
 //   - @append PATH TEXT        append TEXT and close
 //   - @truncate PATH N         truncate to N bytes; prints true or false
 //   - @recoverLease PATH       prints true or false
@@ -36,6 +40,9 @@ import org.apache.hadoop.util.ToolRunner;
 public class Shell {
   /** Streams that a command left open on purpose: a writer that is alive and silent. */
   static final List<FSDataOutputStream> open = new ArrayList<>();
+
+  /** The stream of @create. */
+  static FSDataOutputStream current;
 
   public static void main(String[] argv) throws Exception {
     Configuration conf = new Configuration();
@@ -91,6 +98,19 @@ public class Shell {
         open.add(stream);
         return 0;
       }
+      case "@create":
+        current = fs.create(path, true, 4096, Short.parseShort(a[2]), fs.getDefaultBlockSize(path));
+        return 0;
+      case "@write":
+        System.in.skipNBytes(Long.parseLong(a[1]));
+        current.write(System.in.readNBytes(Integer.parseInt(a[2])));
+        return 0;
+      case "@flush":
+        current.hflush();
+        return 0;
+      case "@close":
+        current.close();
+        return 0;
       case "@append":
         try (FSDataOutputStream stream = fs.append(path)) {
           stream.write(a[2].getBytes(StandardCharsets.UTF_8));

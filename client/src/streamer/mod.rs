@@ -31,8 +31,7 @@ use ringfs_protocol::messages::{
 use ringfs_protocol::packet::{HEARTBEAT_SEQNO, PipelineAck};
 
 use crate::ClientError;
-use crate::config::ReplacementPolicy;
-use crate::limits::DATANODE_TIMEOUT_PER_NODE;
+use crate::config::{PipelineTimeouts, ReplacementPolicy};
 use crate::packetizer::Packet;
 use recovery::{Purpose, Recovery};
 
@@ -44,11 +43,14 @@ pub(crate) struct StreamerRules {
     /// Packets queued or unacknowledged.
     pub window: usize,
     pub block_write_retries: u32,
-    pub socket_timeout: Duration,
+    pub timeouts: PipelineTimeouts,
     /// Time for which a datanode that failed a new block is not asked for again.
     pub exclusion: Duration,
     pub replacement: ReplacementPolicy,
     pub replacement_best_effort: bool,
+    pub restart_timeout: Duration,
+    /// Whether an address is of this host.
+    pub is_local: fn(&str) -> bool,
 }
 
 /// The last block of a file when it is opened for writing.
@@ -241,6 +243,9 @@ impl Streamer {
 
     /// When [`Event::TimePassed`] is due: the next heartbeat, or the end of patience for an ack.
     pub fn deadline_ms(&self) -> Option<u64> {
+        if let State::Recovering(recovery) = &self.state {
+            return recovery.resumes_ms();
+        }
         if !matches!(self.state, State::Streaming | State::Closing) {
             return None;
         }
@@ -320,7 +325,7 @@ impl Streamer {
                 let attempt = *attempt;
                 self.creation_failed(attempt, failure, now_ms);
             }
-            (State::Recovering(_), opened) => self.recovered_pipeline_opened(opened),
+            (State::Recovering(_), opened) => self.recovered_pipeline_opened(now_ms, opened),
             _ => {}
         }
     }
@@ -377,6 +382,10 @@ impl Streamer {
             return;
         }
         self.last_heard_ms = now_ms;
+        if let Some(restarting) = ack.replies.iter().position(|reply| *reply == Status::OobRestart)
+        {
+            return self.datanode_restarts(now_ms, restarting);
+        }
         // Datanodes behind a bad one did not get to answer: the last bad one is the nearest cause.
         if let Some(bad) = ack.replies.iter().rposition(|status| *status != Status::Success) {
             let why = format!("answers {:?} to a packet", ack.replies[bad]);
@@ -416,7 +425,28 @@ impl Streamer {
         self.recover(purpose, Some((bad, why)));
     }
 
+    /// A datanode announces its restart: the only one, or one of this host, is waited for.
+    fn datanode_restarts(&mut self, now_ms: u64, index: usize) {
+        let Some(node) = self.block.as_ref().and_then(|open| open.nodes.get(index)) else {
+            return self.pipeline_broke(index, "restarts".to_owned());
+        };
+        let is_only = self.block.as_ref().is_some_and(|open| open.nodes.len() == 1);
+        let patience_ms = self.rules.restart_timeout.as_millis() as u64;
+        if patience_ms == 0 || !(is_only || (self.rules.is_local)(&node.datanode.id.ip_addr)) {
+            return self.pipeline_broke(index, "restarts".to_owned());
+        }
+        let purpose = match self.state {
+            State::Closing => Purpose::Close,
+            _ => Purpose::Streaming,
+        };
+        let address = node.address();
+        self.await_restart(purpose, address, now_ms, now_ms + patience_ms);
+    }
+
     fn time_passed(&mut self, now_ms: u64) {
+        if let State::Recovering(_) = self.state {
+            return self.try_restarted(now_ms);
+        }
         if !matches!(self.state, State::Streaming | State::Closing) {
             return;
         }
@@ -432,15 +462,13 @@ impl Streamer {
 
     /// Half the time after which a datanode hangs up on a silent writer.
     fn heartbeat_interval_ms(&self) -> u64 {
-        (self.rules.socket_timeout / 2).as_millis() as u64
+        (self.rules.timeouts.socket / 2).as_millis() as u64
     }
 
     fn ack_deadline_ms(&self) -> Option<u64> {
         let nodes = self.block.as_ref()?.nodes.len();
-        (!self.ack_queue.is_empty()).then(|| {
-            self.last_heard_ms
-                + pipeline_timeout(self.rules.socket_timeout, nodes).as_millis() as u64
-        })
+        (!self.ack_queue.is_empty())
+            .then(|| self.last_heard_ms + self.rules.timeouts.of_reply(nodes).as_millis() as u64)
     }
 
     fn give_up(&mut self, why: String) {
@@ -501,11 +529,6 @@ impl PipelineNode {
 
 pub(crate) fn transfer_address(id: &DatanodeIDProto) -> String {
     format!("{}:{}", id.ip_addr, id.xfer_port)
-}
-
-/// How long a reply that passes `nodes` datanodes may take.
-pub(crate) fn pipeline_timeout(socket_timeout: Duration, nodes: usize) -> Duration {
-    socket_timeout + DATANODE_TIMEOUT_PER_NODE * nodes as u32
 }
 
 fn pipeline_nodes(located: &LocatedBlockProto) -> Vec<PipelineNode> {

@@ -8,10 +8,11 @@
 //!
 //! The new generation stamp shuts out the dropped datanode: its replica, whatever it holds, is stale
 //! from then on. `min_bytes` (acknowledged) and `max_bytes` (sent) tell the others what their
-//! replicas may be. After Updating the unacknowledged packets are sent again.
+//! replicas may be. A datanode that announced its restart is not dropped: Opening is tried until it is
+//! back, or its time is over. After Updating the unacknowledged packets are sent again.
 
 use super::*;
-use crate::limits::{RECOVERIES_PER_PACKET_MAX, REPLACEMENTS_TRIED_MAX};
+use crate::limits::{RECOVERIES_PER_PACKET_MAX, REPLACEMENTS_TRIED_MAX, RESTART_PAUSE};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -27,25 +28,50 @@ pub(super) struct Recovery {
     purpose: Purpose,
     /// Whether a datanode failed: the first attempt of an append is no recovery.
     failed: bool,
+    /// The address of a datanode that announced its restart, and until when it may be out of reach.
+    restarting: Option<(String, u64)>,
     step: Step,
 }
 
 #[derive(Debug)]
 enum Step {
-    Replacing { tried: u32 },
-    Transferring { tried: u32, nodes: Vec<PipelineNode>, target: usize },
+    /// A datanode restarts.
+    Waiting {
+        until_ms: u64,
+    },
+    Replacing {
+        tried: u32,
+    },
+    Transferring {
+        tried: u32,
+        nodes: Vec<PipelineNode>,
+        target: usize,
+    },
     Stamping,
-    Opening { stamp: GenerationStamp, token: TokenProto },
-    Updating { stamp: GenerationStamp, token: TokenProto },
+    Opening {
+        stamp: GenerationStamp,
+        token: TokenProto,
+    },
+    Updating {
+        stamp: GenerationStamp,
+        token: TokenProto,
+    },
+}
+
+impl Recovery {
+    /// When it goes on by itself.
+    pub(super) fn resumes_ms(&self) -> Option<u64> {
+        match self.step {
+            Step::Waiting { until_ms } => Some(until_ms),
+            _ => None,
+        }
+    }
 }
 
 impl Streamer {
     /// `bad`: the datanode at fault, and what it did.
     pub(super) fn recover(&mut self, purpose: Purpose, bad: Option<(usize, String)>) {
-        while let Some(packet) = self.ack_queue.pop_back() {
-            self.data_queue.push_front(packet);
-        }
-        self.state = State::Recovering(Recovery { purpose, failed: false, step: Step::Stamping });
+        self.begin_recovery(purpose, None, Step::Stamping);
         let Some((index, why)) = bad else {
             let open = self.block.as_ref().filter(|open| open.nodes.is_empty());
             return match open.map(|open| open.block.clone()) {
@@ -62,6 +88,36 @@ impl Streamer {
             ));
         }
         self.drop_datanode(index, why);
+    }
+
+    fn begin_recovery(&mut self, purpose: Purpose, restarting: Option<(String, u64)>, step: Step) {
+        while let Some(packet) = self.ack_queue.pop_back() {
+            self.data_queue.push_front(packet);
+        }
+        let recovery = Recovery { purpose, failed: false, restarting, step };
+        self.state = State::Recovering(recovery);
+    }
+
+    /// Leaves the pipeline's members as they are, and tries to reach them anew until `until_ms`.
+    pub(super) fn await_restart(
+        &mut self,
+        purpose: Purpose,
+        node: String,
+        now_ms: u64,
+        until_ms: u64,
+    ) {
+        tracing::info!("{}: datanode {node} restarts: it is waited for", self.rules.path);
+        let next_ms = now_ms + RESTART_PAUSE.as_millis() as u64;
+        self.begin_recovery(purpose, Some((node, until_ms)), Step::Waiting { until_ms: next_ms });
+        self.actions.push_back(Action::ClosePipeline);
+    }
+
+    pub(super) fn try_restarted(&mut self, now_ms: u64) {
+        if let Some(Step::Waiting { until_ms }) = self.step()
+            && *until_ms <= now_ms
+        {
+            self.raise_generation_stamp();
+        }
     }
 
     fn drop_datanode(&mut self, index: usize, why: String) {
@@ -211,7 +267,11 @@ impl Streamer {
         recovery.step = Step::Opening { stamp, token };
     }
 
-    pub(super) fn recovered_pipeline_opened(&mut self, opened: Result<(), SetupFailure>) {
+    pub(super) fn recovered_pipeline_opened(
+        &mut self,
+        now_ms: u64,
+        opened: Result<(), SetupFailure>,
+    ) {
         let (Some(open), State::Recovering(recovery)) = (&self.block, &mut self.state) else {
             return;
         };
@@ -220,6 +280,14 @@ impl Streamer {
         };
         if let Err(failure) = opened {
             let bad = open.blamed(failure.bad_link.as_deref());
+            let address = open.nodes[bad].address();
+            let may_return =
+                |(node, until_ms): &(String, u64)| *node == address && now_ms < *until_ms;
+            if recovery.restarting.as_ref().is_some_and(may_return) {
+                let until_ms = now_ms + RESTART_PAUSE.as_millis() as u64;
+                recovery.step = Step::Waiting { until_ms };
+                return;
+            }
             return self.drop_datanode(bad, failure.why);
         }
         let mut new_block = open.block.clone();

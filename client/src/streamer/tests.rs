@@ -59,10 +59,15 @@ fn rules(window: usize, replacement: ReplacementPolicy) -> StreamerRules {
         replication: 3,
         window,
         block_write_retries: 3,
-        socket_timeout: Duration::from_secs(60),
+        timeouts: PipelineTimeouts {
+            socket: Duration::from_secs(60),
+            per_datanode: Duration::from_secs(5),
+        },
         exclusion: Duration::from_secs(600),
         replacement,
         replacement_best_effort: true,
+        restart_timeout: Duration::from_secs(30),
+        is_local: |_| false,
     }
 }
 
@@ -425,6 +430,44 @@ fn the_last_datanode_that_fails_ends_the_writer() {
     cluster.write(&mut packetizer(0), &[100]);
     let failure = cluster.failure.unwrap().to_string();
     assert!(failure.contains("all datanodes of"), "{failure}");
+}
+
+/// A datanode of this host announces its restart, and is back at the third attempt to reach it.
+#[test]
+fn a_datanode_that_restarts_is_waited_for() {
+    for (is_back, survivors) in [(true, 3), (false, 2)] {
+        let mut rules = rules(80, ReplacementPolicy::Never);
+        rules.is_local = |_| true;
+        let mut setups = 0;
+        let faults = move |_: &mut SmallRng, nodes, setup: bool| {
+            setups += u32::from(setup);
+            let fails = setup && setups > 1 && (setups < 4 || !is_back && nodes == 3);
+            fails.then_some(Fault::BadSetup(Some(1)))
+        };
+        let mut cluster = Cluster::new(rules, LastBlock::None, faults);
+        let mut packetizer = packetizer(0);
+        let mut data = Bytes::from(vec![7; 100]);
+        assert!(packetizer.next_packet(&mut data).is_none());
+        cluster.tell(Event::Enqueued(packetizer.flush(false).unwrap()));
+        let oob = PipelineAck {
+            seqno: ringfs_protocol::packet::OOB_SEQNO,
+            replies: [Status::Success, Status::OobRestart].into_iter().collect(),
+            downstream_ack_time_nanos: 0,
+        };
+        cluster.tell(Event::Acknowledged(oob));
+        for _ in 0..40 {
+            let Some(deadline_ms) = cluster.streamer.deadline_ms() else { break };
+            if cluster.pipeline.is_some() {
+                break;
+            }
+            cluster.now_ms = deadline_ms;
+            cluster.tell(Event::TimePassed);
+        }
+        assert!(cluster.failure.is_none(), "{:?}", cluster.failure);
+        assert_eq!(cluster.pipeline.as_ref().unwrap().1.len(), survivors);
+        let waited_s = cluster.now_ms / 1_000;
+        assert!(if is_back { waited_s == 3 } else { waited_s >= 30 }, "{waited_s} s");
+    }
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! Signals, and who is connected to whom.
+
+use std::collections::HashSet;
+
+use rustix::process::Pid;
+pub use rustix::process::Signal;
+
+/// Fails only for a process that is gone.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("not 0");
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Ports at the other ends of a process's established TCP connections.
+pub fn connected_ports(pid: u32) -> HashSet<u16> {
+    let sockets: HashSet<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .filter_map(|target| {
+            let target = target.to_string_lossy().into_owned();
+            Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let established = "01";
+    // Java's sockets are of IPv6 also where the address is of IPv4.
+    let tables = ["tcp", "tcp6"].map(|table| {
+        std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default()
+    });
+    tables
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (remote, state, inode) = (fields.get(2)?, fields.get(3)?, fields.get(9)?);
+            let port = u16::from_str_radix(remote.split_once(':')?.1, 16).ok()?;
+            (*state == established && sockets.contains(*inode)).then_some(port)
+        })
+        .collect()
+}
