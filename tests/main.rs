@@ -15,6 +15,7 @@ mod discarding;
 mod disk_faults;
 mod failures;
 mod hdfs_native;
+mod hostile_peers;
 mod java_client;
 mod metrics;
 mod namenode_kills;

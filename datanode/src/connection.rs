@@ -37,26 +37,51 @@ impl Connection {
         Ok(Self { stream, received: BytesMut::new(), peer: address.to_string() })
     }
 
-    /// Reads until `decode` makes something of the bytes; `None` if the peer closes before the
-    /// first one. Each arrival may take as long as `patience`.
+    /// Reads until `decode` makes something of the bytes; `None` if the peer closes before the first
+    /// one. The first may take as long as `patience`, and all others together as long again: a peer
+    /// that lets a message trickle in holds no stream.
     pub async fn read<T>(
         &mut self,
         what: &str,
         patience: Duration,
         decode: impl Fn(&[u8]) -> std::result::Result<Option<(T, usize)>, ProtocolError>,
     ) -> Result<Option<T>> {
-        loop {
-            if let Some((message, used)) = decode(&self.received)? {
-                self.received.advance(used);
-                return Ok(Some(message));
-            }
-            if self.receive(what, patience).await? == 0 {
-                if self.received.is_empty() {
-                    return Ok(None);
-                }
-                return Err(self.failed(format!("closed in the middle of {what}")));
-            }
+        if let Some(message) = self.take(&decode)? {
+            return Ok(Some(message));
         }
+        if self.receive(what, patience).await? == 0 {
+            return match self.received.is_empty() {
+                true => Ok(None),
+                false => Err(self.failed(format!("closed in the middle of {what}"))),
+            };
+        }
+        if let Some(message) = self.take(&decode)? {
+            return Ok(Some(message));
+        }
+        let rest = async {
+            loop {
+                if self.receive(what, patience).await? == 0 {
+                    return Err(self.failed(format!("closed in the middle of {what}")));
+                }
+                if let Some(message) = self.take(&decode)? {
+                    return Ok(Some(message));
+                }
+            }
+        };
+        match ring::timeout(patience, rest).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(self.failed(format!("no {what} within {} s", patience.as_secs()))),
+        }
+    }
+
+    fn take<T>(
+        &mut self,
+        decode: impl Fn(&[u8]) -> std::result::Result<Option<(T, usize)>, ProtocolError>,
+    ) -> Result<Option<T>> {
+        Ok(decode(&self.received)?.map(|(message, used)| {
+            self.received.advance(used);
+            message
+        }))
     }
 
     /// Like [`Connection::read`], where the peer owes a message.
