@@ -148,9 +148,10 @@ impl FileWriter {
         let seqno = self.packetizer.last_seqno();
         self.command(Command::Flush { seqno, done }).await?;
         flushed.await.map_err(|_| self.failure())?;
-        // A namenode that restarts must still know of the block whose bytes were promised.
+        // A namenode that restarts must still know of the block whose bytes were promised, and that
+        // there are some: a reader that comes before the datanodes' reports must wait for them.
         if self.report.has_new_block.swap(false, Ordering::Relaxed)
-            && let Err(error) = self.namenode.fsync(&self.file).await
+            && let Err(error) = self.namenode.fsync(&self.file, self.packetizer.cut_to()).await
         {
             self.report.has_new_block.store(true, Ordering::Relaxed);
             return Err(error);

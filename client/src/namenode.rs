@@ -184,11 +184,12 @@ impl Namenode {
     }
 
     /// Makes the namenode remember the blocks of `file` so far.
-    pub async fn fsync(&self, file: &OpenFile) -> Result<(), ClientError> {
+    /// Has the namenode remember the last block of `file`, and that so much of it was promised.
+    pub async fn fsync(&self, file: &OpenFile, last_block_len: u64) -> Result<(), ClientError> {
         let request = FsyncRequestProto {
             src: file.path.clone(),
             client: file.holder.clone(),
-            last_block_length: None,
+            last_block_length: (last_block_len > 0).then_some(last_block_len as i64),
             file_id: Some(file.file_id),
         };
         self.call_of_writer::<_, FsyncResponseProto>("fsync", &request).await.map(drop)

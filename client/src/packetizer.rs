@@ -80,6 +80,11 @@ impl Packetizer {
         self.position
     }
 
+    /// What was sent of the block being written; 0 between two blocks.
+    pub fn cut_to(&self) -> u64 {
+        self.cut_to
+    }
+
     pub fn packet_data_len(&self) -> usize {
         self.packet_data_len
     }
@@ -116,6 +121,7 @@ impl Packetizer {
     /// The packet that makes everything written so far visible (and durable with `sync`), or `None`
     /// when earlier packets do.
     pub fn flush(&mut self, sync: bool) -> Option<Packet> {
+        let sync = sync && !ringfs_protocol::mutant!("client: hsync without a sync");
         self.syncs |= sync;
         let start = self.packet_start;
         let end = start + self.pending.len() as u64;

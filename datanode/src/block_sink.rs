@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
 use smallvec::SmallVec;
 use tokio::sync::OwnedSemaphorePermit;
@@ -90,6 +91,11 @@ pub struct BlockSink {
     promise: Arc<SpacePromise>,
     /// Whether the files' names are on the device, as a first sync must see to.
     names_synced: Cell<bool>,
+    /// Where the meta file has the checksum of a last partial chunk whose bytes may be durable.
+    durable_chunk: Cell<Option<u64>>,
+    /// That checksum covers more by now, and a reader of a FINALIZED replica goes by it: both files
+    /// must be durable before the replica is.
+    grew_durable_chunk: Cell<bool>,
     state: RefCell<State>,
     /// Tells the disk's task of jobs, and of a receiver that waits.
     work: Signal,
@@ -128,7 +134,7 @@ struct State {
     spare_meta: Vec<Vec<(Buffer, u64)>>,
     /// Padded copies of the last sector.
     sectors: Recycler,
-    chunk_len: u64,
+    checksum: DataChecksum,
     last_chunk_checksum: Option<u32>,
     jobs: VecDeque<Job>,
     next_job: u64,
@@ -175,7 +181,7 @@ impl BlockSink {
             meta: VecDeque::new(),
             spare_meta: Vec::new(),
             sectors: Recycler::new(SECTOR_BYTES, 2),
-            chunk_len: u64::from(writer.checksum.bytes_per_checksum),
+            checksum: writer.checksum,
             last_chunk_checksum,
             jobs: VecDeque::new(),
             next_job: 1,
@@ -189,6 +195,8 @@ impl BlockSink {
             counters,
             promise: writer.promise.clone(),
             names_synced: Cell::new(false),
+            durable_chunk: Cell::new(place_of_partial_chunk(end, &writer.checksum)),
+            grew_durable_chunk: Cell::new(false),
             state: RefCell::new(state),
             work: Signal::default(),
             progress: Rc::default(),
@@ -447,6 +455,22 @@ impl BlockSink {
             at += checksums.len() as u64;
             message.push(checksums);
         }
+        let orders = !ringfs_protocol::mutant!("datanode: checksum before its data");
+        let chunk_grows = orders
+            && self.durable_chunk.get().is_some_and(|at_chunk| (from..at).contains(&at_chunk));
+        let skips = ringfs_protocol::mutant!("datanode: skip the sync of data");
+        if (job.sync || chunk_grows) && !skips {
+            // Behind its data: should power fail between the two, a checksum that fits a part of its
+            // chunk still proves the durable bytes there; one that covers more than there is does not.
+            let synced = self.data.sync_data().await;
+            if !ringfs_protocol::mutant!("datanode: trust a failed sync") {
+                synced.inspect_err(|_| self.replica.note_failed_write())?;
+            }
+        }
+        if chunk_grows {
+            self.durable_chunk.set(None);
+            self.grew_durable_chunk.set(true);
+        }
         if message.parts() > 0 {
             let written;
             (written, message) = self.meta.write_all_gathered_at(message, from).await;
@@ -456,7 +480,10 @@ impl BlockSink {
         self.state.borrow_mut().spare_meta.push(job.meta);
         if job.sync {
             // Whatever it is that a sync finds wrong, ENOSPC included, concerns what was written.
-            self.sync().await.inspect_err(|_| self.replica.note_failed_write())?;
+            self.sync_meta().await.inspect_err(|_| self.replica.note_failed_write())?;
+            let checksum = &self.state.borrow().checksum;
+            self.durable_chunk.set(place_of_partial_chunk(job.on_disk.len, checksum));
+            self.grew_durable_chunk.set(false);
         }
         self.replica.set_on_disk(job.on_disk);
         self.durable_end.set(job.on_disk.len);
@@ -466,10 +493,19 @@ impl BlockSink {
         Ok(())
     }
 
-    async fn sync(&self) -> io::Result<()> {
-        self.data.sync_data().await?;
-        self.meta.sync_data().await?;
-        if !self.names_synced.replace(true) {
+    /// Whether the replica must be synced before it is FINALIZED, lest bytes that were durable before
+    /// are lost to readers.
+    pub fn grew_durable_chunk(&self) -> bool {
+        self.grew_durable_chunk.get()
+            && !ringfs_protocol::mutant!("datanode: finalize a torn chunk")
+    }
+
+    async fn sync_meta(&self) -> io::Result<()> {
+        if !ringfs_protocol::mutant!("datanode: skip the sync of checksums") {
+            self.meta.sync_data().await?;
+        }
+        let skips = ringfs_protocol::mutant!("datanode: skip the sync of names");
+        if !self.names_synced.replace(true) && !skips {
             let replica = &self.replica;
             let dir = replica.volume().replica_dir(replica.original_state(), replica.id());
             ring::fs::sync_dir(&dir).await?;
@@ -487,6 +523,11 @@ impl BlockSink {
         self.replica.volume().suspect(&error);
         error
     }
+}
+
+fn place_of_partial_chunk(len: u64, checksum: &DataChecksum) -> Option<u64> {
+    let chunk = u64::from(checksum.bytes_per_checksum);
+    (!len.is_multiple_of(chunk)).then(|| META_HEADER_BYTES as u64 + len / chunk * 4)
 }
 
 impl State {
@@ -578,9 +619,10 @@ impl State {
             let last_chunk_checksum = self.last_chunk_checksum;
             (self.split_checksums(u64::MAX), OnDisk { len: end, last_chunk_checksum })
         } else {
-            let whole_chunks = end / self.chunk_len;
+            let chunk_len = u64::from(self.checksum.bytes_per_checksum);
+            let whole_chunks = end / chunk_len;
             let meta = self.split_checksums(META_HEADER_BYTES as u64 + whole_chunks * 4);
-            (meta, OnDisk { len: whole_chunks * self.chunk_len, last_chunk_checksum: None })
+            (meta, OnDisk { len: whole_chunks * chunk_len, last_chunk_checksum: None })
         };
         self.jobs.push_back(Job { writes, meta, sync, on_disk, number: self.next_job });
         self.next_job += 1;

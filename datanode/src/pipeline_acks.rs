@@ -169,6 +169,9 @@ impl BlockStream {
     }
 
     fn is_stored(&self, packet: &Awaiting) -> bool {
+        if ringfs_protocol::mutant!("datanode: ack before the disk") {
+            return true;
+        }
         packet.end <= self.sink.durable_end() && packet.job <= self.sink.jobs_done()
     }
 
@@ -180,7 +183,10 @@ impl BlockStream {
     ) -> Option<TaskHandle<Result<Block>>> {
         let mut writer = writer.borrow_mut().take()?;
         writer.file_len = self.sink.file_len();
-        let (dataset, synced) = (server.dataset.clone(), self.synced.get());
+        // A copy of a replica may be all that is left of it, and what it has was durable there.
+        let is_copy = !self.role.has_setup_reply();
+        let synced = self.synced.get() || self.sink.grew_durable_chunk() || is_copy;
+        let dataset = server.dataset.clone();
         let is_transfer_rbw = self.role == Role::TransferRbw;
         // A task of its own: a stop of this stream must not cut a transition off half-way.
         Some(ring::spawn(async move {

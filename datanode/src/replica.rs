@@ -265,6 +265,9 @@ impl Replica {
     pub fn visible_len(&self) -> Option<u64> {
         match self.original_state() {
             ReplicaState::Finalized => Some(self.bytes_on_disk()),
+            ReplicaState::Rbw if ringfs_protocol::mutant!("datanode: show whole chunks only") => {
+                Some(self.bytes_acked() / 512 * 512)
+            }
             ReplicaState::Rbw => Some(self.bytes_acked()),
             ReplicaState::Rwr | ReplicaState::Rur | ReplicaState::Temporary => None,
         }

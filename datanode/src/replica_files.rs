@@ -160,6 +160,27 @@ pub async fn sync_dirs(file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes a replica that was moved durable, with the names of its files.
+pub async fn sync_replica(files: &ReplicaFiles) -> Result<()> {
+    if ringfs_protocol::mutant!("datanode: recovery not durable") {
+        return Ok(());
+    }
+    for path in [&files.data, &files.meta] {
+        let file = open_existing(path, false).await?;
+        file.sync_data().await.map_err(DatanodeError::io(format!("syncing {}", path.display())))?;
+    }
+    sync_dirs(&files.data).await
+}
+
+/// Makes the name of a file durable, in a directory that is.
+pub async fn sync_name(file: &Path) -> Result<()> {
+    if ringfs_protocol::mutant!("datanode: stamp not durable") {
+        return Ok(());
+    }
+    let dir = file.parent().unwrap_or(file);
+    ring::fs::sync_dir(dir).await.map_err(DatanodeError::io(format!("syncing {}", dir.display())))
+}
+
 /// Cuts a replica to `len` bytes: the meta file's length, then the checksum of a last chunk that is
 /// partial now, the data file's length last. After each step the stored checksums are right for some
 /// length from `len` up to the former one, and a start finds it.

@@ -6,8 +6,9 @@
 //! one prefix whose checksum it is. A directory that Apache's datanode left needs nothing else: its
 //! files end at the true length, which is the prefix tried first.
 //!
-//! A last chunk that no prefix fits is dropped, and so is each one before it whose checksum is wrong:
-//! such bytes were never acknowledged, unless the machine lost power.
+//! A last chunk that no prefix fits is dropped, and so is each one before it, until one proves itself:
+//! such bytes were never acknowledged, unless the machine lost power. After that the checksums behind
+//! the last durable chunk may be anything, and that chunk's own may be the one of its synced part.
 
 use std::io;
 
@@ -39,9 +40,10 @@ pub fn good_len(
         let bytes = &mut chunk[..available];
         read_at(start, bytes)?;
         let expected = u32::from_be_bytes(stored[index as usize]);
-        let is_last_stored = index + 1 == stored.len() as u64;
-        if let Some(len) = good_prefix(checksum, expected, bytes, is_last_stored) {
-            return Ok(start + len);
+        // Whatever is stored behind it proved nothing, so it may be the last one, and partial.
+        if let Some(len) = good_prefix(checksum, expected, bytes) {
+            let off_by_one = ringfs_protocol::mutant!("datanode: off by one chunk");
+            return Ok(if off_by_one { start } else { start + len });
         }
     }
     Ok(0)
@@ -52,18 +54,10 @@ pub fn meta_len(checksum: DataChecksum, len: u64) -> u64 {
     META_HEADER_BYTES as u64 + checksum.checksums_len(len)
 }
 
-/// All of `bytes`, or, when the chunk may be partial, the shorter prefix with this checksum.
-fn good_prefix(
-    checksum: DataChecksum,
-    expected: u32,
-    bytes: &[u8],
-    may_be_partial: bool,
-) -> Option<u64> {
+/// All of `bytes`, or the shorter prefix with this checksum.
+fn good_prefix(checksum: DataChecksum, expected: u32, bytes: &[u8]) -> Option<u64> {
     if checksum.crc(bytes) == expected {
         return Some(bytes.len() as u64);
-    }
-    if !may_be_partial {
-        return None;
     }
     let mut crc = checksum.crc(&[]);
     for (index, byte) in bytes.iter().enumerate() {
@@ -150,6 +144,14 @@ mod tests {
         assert_eq!(good(&file[..1000], &stored(&file)), 512);
         assert_eq!(good(&file[..1024], &stored(&file)), 1024);
         assert_eq!(good(&[], &stored(&file)), 0);
+    }
+
+    #[test]
+    fn a_checksum_of_a_chunks_synced_part_counts_where_those_behind_it_are_lost() {
+        let file = data(2048);
+        let mut checksums = stored(&file[..1200]);
+        checksums.extend_from_slice(&[0; 4]);
+        assert_eq!(good(&file, &checksums), 1200);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::block_reports::BlockChange;
 use crate::dataset::{Dataset, account_whole};
 use crate::error::{DatanodeError, Result};
 use crate::replica::{Replica, ReplicaEvent};
-use crate::replica_files::{break_hard_links, copy_replica, cut, move_meta_first, sync_dirs};
+use crate::replica_files::{break_hard_links, copy_replica, cut, move_meta_first, sync_replica};
 
 /// A replica that waits for the primary's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +73,15 @@ impl Dataset {
             return Ok(storage_id);
         }
         let from = replica.files();
+        let keeps = ringfs_protocol::mutant!("datanode: recover under the old stamp");
+        let recovery_id = if keeps { replica.generation_stamp() } else { recovery_id };
         let to = replica.files_of(ReplicaState::Finalized, recovery_id);
         let moved = async {
             break_hard_links(&from).await?;
             cut(&from, new_len).await?;
             move_meta_first(&from, &to).await?;
-            if self.sync_on_close { sync_dirs(&to.data).await } else { Ok(()) }
+            // The namenode takes this length and stamp for final.
+            sync_replica(&to).await
         };
         if let Err(error) = moved.await {
             self.distrust(&replica, &held, &error).await;

@@ -27,7 +27,9 @@ use crate::block_reports::BlockChange;
 use crate::dataset::{Dataset, account_whole};
 use crate::error::{DatanodeError, Result};
 use crate::replica::{OnDisk, Replica, ReplicaEvent, WriterLease};
-use crate::replica_files::{create_files, move_data_first, move_meta_first, sync_dirs};
+use crate::replica_files::{
+    create_files, move_data_first, move_meta_first, sync_dirs, sync_replica,
+};
 use crate::ring;
 use crate::volume::SpacePromise;
 
@@ -114,7 +116,7 @@ impl Dataset {
         let (len, stamp) = (replica.bytes_on_disk(), replica.generation_stamp());
         let from = replica.files();
         let completed = async {
-            if writer.file_len != len {
+            if writer.file_len != len && !ringfs_protocol::mutant!("datanode: forget the padding") {
                 writer.data.set_len(len).await?;
             }
             if sync {
@@ -145,6 +147,7 @@ impl Dataset {
     }
 
     /// The end of TRANSFER_RBW: what was TEMPORARY is a replica of a pipeline that goes on.
+    /// Its bytes may have been durable where they came from.
     pub async fn convert_temporary_to_rbw(&self, writer: ReplicaWriter) -> Result<Block> {
         let replica = writer.replica.clone();
         let _held = replica.transition.lock().await;
@@ -153,9 +156,12 @@ impl Dataset {
         }
         replica.check(ReplicaEvent::ConvertToRbw)?;
         let stamp = replica.generation_stamp();
-        move_data_first(&replica.files(), &replica.files_of(ReplicaState::Rbw, stamp))
-            .await
-            .inspect_err(|error| self.note_failure(&replica, error))?;
+        let to = replica.files_of(ReplicaState::Rbw, stamp);
+        let moved = async {
+            move_data_first(&replica.files(), &to).await?;
+            sync_replica(&to).await
+        };
+        moved.await.inspect_err(|error| self.note_failure(&replica, error))?;
         replica.set_bytes_received(replica.bytes_on_disk());
         replica.set_bytes_acked(replica.bytes_on_disk());
         replica.apply(ReplicaEvent::ConvertToRbw, stamp)?;

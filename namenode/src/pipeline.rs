@@ -77,7 +77,9 @@ impl Namesystem {
                     new.num_bytes
                 )));
             }
-            block.generation_stamp = new.generation_stamp.0;
+            if !ringfs_protocol::mutant!("namenode: forget a pipeline's stamp") {
+                block.generation_stamp = new.generation_stamp.0;
+            }
             block.pipeline = pipeline(&targets);
             set_length(update, &mut inode, &mut block, new.num_bytes)?;
             let (blocks, id) = (namesystem.blocks.clone(), block.id);

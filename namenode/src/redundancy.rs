@@ -126,7 +126,8 @@ impl Replicas {
     fn remove_excess(&mut self, id: BlockId) {
         self.postponed.remove(&id);
         while let Some(settled) = self.map.settled.get(&id) {
-            let replication = usize::from(settled.replication);
+            let deletes_more = ringfs_protocol::mutant!("namenode: delete a replica too many");
+            let replication = usize::from(settled.replication) - usize::from(deletes_more);
             let stamp = settled.generation_stamp;
             let good: Vec<StorageIndex> =
                 self.usable(&settled.good).filter(|storage| self.is_in_service(*storage)).collect();

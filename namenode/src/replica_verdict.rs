@@ -57,11 +57,17 @@ pub(crate) fn judge(
             Verdict::Open
         };
     }
-    if reported.generation_stamp != stored.block.generation_stamp {
+    let stale_is_good = ringfs_protocol::mutant!("namenode: count stale replicas");
+    if reported.generation_stamp != stored.block.generation_stamp && !stale_is_good {
         return Verdict::Bad(BadReason::GenerationStamp);
     }
     match state {
-        ReplicaState::Finalized if reported.num_bytes == stored.block.num_bytes => Verdict::Good,
+        ReplicaState::Finalized
+            if reported.num_bytes == stored.block.num_bytes
+                || ringfs_protocol::mutant!("namenode: count short replicas") =>
+        {
+            Verdict::Good
+        }
         ReplicaState::Finalized => Verdict::Bad(BadReason::Length),
         ReplicaState::Rwr => Verdict::Bad(BadReason::State),
         _ => Verdict::Ignored,

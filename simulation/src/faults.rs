@@ -8,6 +8,9 @@ use rand::rngs::StdRng;
 use crate::disk::Failures;
 use crate::workload::Promise;
 
+/// Seeds from here on live busier lives.
+pub const BUSY_FROM: u64 = 1_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Processes die and come back, the network fails.
@@ -20,16 +23,43 @@ pub enum Kind {
 
 #[derive(Clone, Debug)]
 pub enum Fault {
-    KillDatanode { number: usize, power: bool, down: Duration },
-    KillNamenode { power: bool, down: Duration },
-    KillNamenodeInCommit { steps: u64 },
-    PowerOfAll { down: Duration },
-    Block { from: String, to: String },
-    Isolate { host: String },
+    KillDatanode {
+        number: usize,
+        power: bool,
+        down: Duration,
+    },
+    /// Kills the datanode that this many more parcels of data reach.
+    Ambush {
+        parcels: u64,
+        down: Duration,
+    },
+    KillNamenode {
+        power: bool,
+        down: Duration,
+    },
+    KillNamenodeInCommit {
+        steps: u64,
+    },
+    EndAll {
+        power: bool,
+        down: Duration,
+    },
+    Block {
+        from: String,
+        to: String,
+    },
+    Isolate {
+        host: String,
+    },
     Heal,
     Reset,
-    FailDisk { number: usize, fails: Failures },
-    MendDisk { number: usize },
+    FailDisk {
+        number: usize,
+        fails: Failures,
+    },
+    MendDisk {
+        number: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -39,11 +69,13 @@ pub struct Plan {
     pub writers: usize,
     pub files: usize,
     pub loss: f64,
+    /// Writers write for most of the time, and datanodes die in the middle of packets.
+    pub is_busy: bool,
     pub faults: Vec<(Duration, Fault)>,
 }
 
 impl Plan {
-    pub fn of(rng: &mut StdRng) -> Self {
+    pub fn of(seed: u64, rng: &mut StdRng) -> Self {
         let kind =
             [Kind::Processes, Kind::Processes, Kind::Power, Kind::Disk][rng.random_range(0..4)];
         let mut plan = Self {
@@ -52,12 +84,26 @@ impl Plan {
             writers: rng.random_range(1..4),
             files: rng.random_range(1..3),
             loss: [0.0, 0.01, 0.04][rng.random_range(0..3)],
+            is_busy: seed >= BUSY_FROM,
             faults: Vec::new(),
         };
-        let span_ms = 60_000;
+        let span_ms = if plan.is_busy { 40_000 } else { 60_000 };
         for _ in 0..rng.random_range(1..10) {
             let at = Duration::from_millis(rng.random_range(500..span_ms));
             plan.add(rng, at);
+        }
+        if plan.is_busy && kind != Kind::Disk {
+            for _ in 0..rng.random_range(2..8) {
+                let at = Duration::from_millis(rng.random_range(0..span_ms));
+                let down = Duration::from_millis(rng.random_range(100..20_000));
+                let ambush = Fault::Ambush { parcels: rng.random_range(1..40), down };
+                plan.faults.push((at, ambush));
+            }
+            for _ in 0..rng.random_range(0..3) {
+                let at = Duration::from_millis(rng.random_range(0..span_ms));
+                let down = Duration::from_millis(rng.random_range(100..10_000));
+                plan.faults.push((at, Fault::EndAll { power: false, down }));
+            }
         }
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
@@ -96,7 +142,7 @@ impl Plan {
                 Fault::FailDisk { number: 0, fails }
             }
             0..=3 => Fault::KillDatanode { number, power, down },
-            4 if self.kind == Kind::Power => Fault::PowerOfAll { down },
+            4 if self.kind == Kind::Power => Fault::EndAll { power: true, down },
             4 | 5 => match rng.random_bool(0.5) {
                 true => Fault::KillNamenodeInCommit { steps: rng.random_range(1..40) },
                 false => Fault::KillNamenode { power, down: down.min(Duration::from_secs(20)) },

@@ -14,10 +14,12 @@ pub mod disk;
 pub mod faults;
 pub mod kernel;
 pub mod network;
+pub mod planted;
 pub mod rpc;
 pub mod workload;
 pub mod world;
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,7 @@ const QUIET: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// A planted bug to live with.
+    /// A planted bug to live with, up to the first violation.
     pub mutant: Option<&'static str>,
     pub with_log: bool,
     /// Print what happens as it does.
@@ -62,10 +64,43 @@ pub struct Report {
     pub mutant_firings: u64,
 }
 
+thread_local! {
+    static PANICS: Panics = const { Panics { is_set: Cell::new(false), all: RefCell::new(Vec::new()) } };
+}
+
+/// What panicked in this thread, where an executor would only have logged it.
+struct Panics {
+    is_set: Cell<bool>,
+    all: RefCell<Vec<String>>,
+}
+
+impl Panics {
+    fn set(&self) {
+        self.is_set.set(true);
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.get()
+    }
+
+    fn push(&self, panic: String) {
+        self.all.borrow_mut().push(panic);
+    }
+}
+
 /// Lives through one seed, in a thread of its own.
 pub fn run(seed: u64, options: Options) -> Report {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let former = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| match PANICS.try_with(|all| all.is_set()) {
+            Ok(true) => PANICS.with(|all| all.push(panic.to_string())),
+            _ => former(panic),
+        }));
+    });
     let living = std::thread::Builder::new().name(format!("seed {seed}")).spawn(move || {
         mutants::switch(options.mutant);
+        PANICS.with(Panics::set);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -87,10 +122,11 @@ pub fn run(seed: u64, options: Options) -> Report {
 
 async fn live(seed: u64, options: Options) -> Report {
     let world = World::new(seed, options.with_log, options.prints);
+    world.state().stops_at_violation = options.mutant.is_some();
     simulation::enter(Arc::new(world.clone()));
     simulation::seed(seed);
     let mut rng = StdRng::seed_from_u64(seed);
-    let plan = Plan::of(&mut rng);
+    let plan = Plan::of(seed, &mut rng);
     world.state().trace(|| format!("{plan:?}"));
     let directory = tempfile::Builder::new()
         .prefix(&format!("ringfs-{}-{seed}-{}", std::process::id(), options.mutant.unwrap_or("")))
@@ -108,7 +144,7 @@ async fn live(seed: u64, options: Options) -> Report {
     let oracle: Oracle = Arc::new(Mutex::new(Vec::new()));
     let mut writers = JoinSet::new();
     for number in 0..plan.writers {
-        let writer = Writer::new(
+        let mut writer = Writer::new(
             world.clone(),
             cluster.configuration.clone(),
             oracle.clone(),
@@ -116,6 +152,7 @@ async fn live(seed: u64, options: Options) -> Report {
             number,
             rng.random(),
         );
+        writer.is_busy = plan.is_busy;
         writers.spawn(writer.run(plan.files));
     }
     let reader = || Reader {
@@ -131,7 +168,7 @@ async fn live(seed: u64, options: Options) -> Report {
     suffer(&mut cluster, &plan).await;
     world.state().services.loss = 0.0;
     let patience = Instant::now() + WRITERS_MAX;
-    while !writers.is_empty() && Instant::now() < patience {
+    while !writers.is_empty() && Instant::now() < patience && !is_caught(&world) {
         cluster.step(patience).await;
         while let Some(ended) = writers.try_join_next() {
             if let Err(panicked) = ended {
@@ -171,7 +208,7 @@ async fn finish(cluster: &mut Cluster, verifier: Reader) {
     let mut verifying = JoinSet::new();
     verifying.spawn(verifier.verify());
     let patience = Instant::now() + WRITERS_MAX * 4;
-    while !verifying.is_empty() && Instant::now() < patience {
+    while !verifying.is_empty() && Instant::now() < patience && !is_caught(&world) {
         cluster.step(patience).await;
         if let Some(Err(panicked)) = verifying.try_join_next() {
             world.state().violation(format!("the verifier: {panicked}"));
@@ -181,14 +218,23 @@ async fn finish(cluster: &mut Cluster, verifier: Reader) {
         world.state().violation("a file cannot be read in time".to_owned());
     }
     run_for(cluster, QUIET).await;
+    is_caught(&world);
     for leak in cluster.leaks() {
         world.state().violation(leak);
     }
 }
 
+/// A planted bug has shown itself: nothing more is to be learnt.
+fn is_caught(world: &World) -> bool {
+    let panics = PANICS.with(|all| all.all.take());
+    let mut state = world.state();
+    panics.into_iter().for_each(|panic| state.violation(format!("panic: {panic}")));
+    state.stops_at_violation && !state.violations.is_empty()
+}
+
 async fn run_for(cluster: &mut Cluster, time: Duration) {
     let end = Instant::now() + time;
-    while Instant::now() < end {
+    while Instant::now() < end && !is_caught(&cluster.world) {
         cluster.step(end).await;
     }
 }
@@ -204,7 +250,11 @@ async fn suffer(cluster: &mut Cluster, plan: &Plan) {
         let return_at = returns.iter().map(|(at, _)| *at).min();
         let Some(until) = fault_at.into_iter().chain(return_at).min() else { break };
         while Instant::now() < until {
+            if is_caught(&cluster.world) {
+                return;
+            }
             cluster.step(until).await;
+            spring_ambush(cluster, &mut returns).await;
         }
         while let Some((at, fault)) = next
             && started + *at <= Instant::now()
@@ -223,6 +273,17 @@ async fn suffer(cluster: &mut Cluster, plan: &Plan) {
         bring_back(cluster, Some(number));
     }
     bring_back(cluster, None);
+}
+
+async fn spring_ambush(cluster: &mut Cluster, returns: &mut Vec<(Instant, Option<usize>)>) {
+    let ambushed = cluster.world.state().network.ambushed.take();
+    let Some((machine, down)) = ambushed else { return };
+    let is_it = |host: &cluster::DatanodeHost| host.machine == machine;
+    if let Some(number) = cluster.datanodes.iter().position(is_it) {
+        cluster.world.state().fault("datanode: killed in a packet");
+        cluster.kill_datanode(number, false).await;
+        returns.push((Instant::now() + down, Some(number)));
+    }
 }
 
 fn bring_back(cluster: &mut Cluster, host: Option<usize>) {
@@ -248,18 +309,23 @@ async fn strike(cluster: &mut Cluster, fault: &Fault, returns: &mut Vec<(Instant
             cluster.kill_datanode(*number, *power).await;
             returns.push((Instant::now() + *down, Some(*number)));
         }
+        Fault::Ambush { parcels, down } => {
+            world.state().network.ambush = Some((*parcels, *down));
+        }
         Fault::KillNamenode { power, down } => {
             cluster.kill_namenode(*power).await;
             returns.push((Instant::now() + *down, None));
         }
         Fault::KillNamenodeInCommit { steps } => cluster.kill_namenode_in_commit(*steps),
-        Fault::PowerOfAll { down } => {
+        Fault::EndAll { power, down } => {
             for number in 0..cluster.datanodes.len() {
-                cluster.kill_datanode(number, true).await;
+                cluster.kill_datanode(number, *power).await;
                 returns.push((Instant::now() + *down, Some(number)));
             }
-            cluster.kill_namenode(true).await;
-            returns.push((Instant::now() + *down, None));
+            if *power {
+                cluster.kill_namenode(true).await;
+                returns.push((Instant::now() + *down, None));
+            }
         }
         Fault::Block { from, to } => {
             let mut state = world.state();

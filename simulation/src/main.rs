@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use ringfs_simulation::faults::BUSY_FROM;
+use ringfs_simulation::planted::{PLANTED, SOUGHT, find};
 use ringfs_simulation::{Options, run};
 
 /// Lives through seeds of a simulated cluster, and says what was lost.
@@ -23,6 +25,9 @@ struct Arguments {
     /// Print what happens.
     #[arg(long)]
     log: bool,
+    /// Look for each planted bug instead, or for the ones with this in their names.
+    #[arg(long)]
+    planted: Option<Option<String>>,
     /// Live through each seed twice and compare.
     #[arg(long)]
     twice: bool,
@@ -36,6 +41,9 @@ fn main() -> ExitCode {
             .without_time()
             .with_writer(std::io::stderr)
             .init();
+    }
+    if let Some(part) = &arguments.planted {
+        return look_for_planted(part.as_deref().unwrap_or(""), arguments.from);
     }
     let started = Instant::now();
     let limit = Duration::from_secs(arguments.seconds.unwrap_or(u64::from(u32::MAX)));
@@ -84,4 +92,20 @@ fn main() -> ExitCode {
     }
     println!("seeds with losses  {} {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn look_for_planted(part: &str, from: u64) -> ExitCode {
+    let mut missed = 0;
+    let known = PLANTED.iter().copied();
+    let sought = SOUGHT.iter().map(|name| (*name, BUSY_FROM));
+    for (name, hint) in known.chain(sought).filter(|(name, _)| name.contains(part)) {
+        let first = if from > 1 { from } else { hint };
+        let caught = find(name, first);
+        match &caught {
+            Some((seed, violation)) => println!("{name}: seed {seed}: {violation}"),
+            None => println!("{name}: NOT CAUGHT"),
+        }
+        missed += usize::from(caught.is_none());
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -38,6 +38,9 @@ pub struct Network {
     pub addresses: BTreeMap<Host, SocketAddr>,
     pub disk_operations: BTreeMap<OperationId, (String, DiskOperation)>,
     next_port: u16,
+    /// Parcels left, and for how long the datanode that the last one reaches is then down.
+    pub ambush: Option<(u64, std::time::Duration)>,
+    pub ambushed: Option<(Host, std::time::Duration)>,
 }
 
 pub struct Socket {
@@ -145,6 +148,15 @@ impl Network {
         };
         self.connections.values().filter(is_open).count()
     }
+}
+
+fn take_front(from: &mut VecDeque<u8>, to: &mut [u8]) {
+    let (front, behind) = from.as_slices();
+    let cut = front.len().min(to.len());
+    to[..cut].copy_from_slice(&front[..cut]);
+    let rest = to.len() - cut;
+    to[cut..].copy_from_slice(&behind[..rest]);
+    from.drain(..to.len());
 }
 
 fn refused() -> io::Error {
@@ -359,7 +371,8 @@ impl State {
             number(Ok(1))
         } else {
             let count = end.arrived.len().min(len).min(fewer);
-            let bytes: Vec<u8> = end.arrived.drain(..count).collect();
+            let mut bytes = vec![0; count];
+            take_front(&mut end.arrived, &mut bytes);
             let more_in_socket = !end.arrived.is_empty();
             Answer { result: Ok(count as u32), bytes, len: 0, more_in_socket }
         };
@@ -440,6 +453,14 @@ impl State {
                 self.fault("network: held back");
             }
             return;
+        }
+        if let (Parcel::Bytes(_), true, Some((left, down))) =
+            (&parcel, receiver.starts_with("dn"), self.network.ambush)
+        {
+            self.network.ambush = (left > 1).then_some((left - 1, down));
+            if left <= 1 {
+                self.network.ambushed = Some((machine(&receiver).to_owned(), down));
+            }
         }
         self.take_in(to, parcel);
     }
@@ -601,9 +622,7 @@ impl Stream for ClientStream {
             };
         }
         let count = end.arrived.len().min(out.len());
-        for (place, byte) in out.iter_mut().zip(end.arrived.drain(..count)) {
-            *place = byte;
-        }
+        take_front(&mut end.arrived, &mut out[..count]);
         state.progress_send(self.id.peer());
         state.wake_writer(self.id.peer());
         drop(state);

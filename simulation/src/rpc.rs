@@ -180,7 +180,9 @@ impl World {
             Fate::Fine | Fate::ReplyLost => {}
         }
         let method = call.method.clone();
-        let outcome = service.run(call).await.map_err(|_| broken("the server is gone"))?;
+        let running = service.run(call);
+        drop(service);
+        let outcome = running.await.map_err(|_| broken("the server is gone"))?;
         let refusal = outcome.as_ref().err().map(|error| format!("{error:?}"));
         self.state().trace(|| format!("{to} answers {method} of {from}: {refusal:?}"));
         self.pass(&to, &from).await?;

@@ -54,6 +54,7 @@ pub struct State {
     prints: bool,
     /// What must never happen, and did.
     pub violations: Vec<String>,
+    pub stops_at_violation: bool,
 }
 
 impl World {
@@ -72,6 +73,7 @@ impl World {
             log: with_log.then(Vec::new),
             prints,
             violations: Vec::new(),
+            stops_at_violation: false,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }))
     }

@@ -126,6 +126,9 @@ impl Streamer {
         };
         recovery.failed = true;
         // An ack may name more datanodes than there are; the last is then the culprit.
+        let kept =
+            ringfs_protocol::mutant!("client: keep the bad datanode") && open.nodes.len() > 1;
+        let index = if kept { (index + 1) % open.nodes.len() } else { index };
         let bad = open.nodes.remove(index.min(open.nodes.len() - 1));
         tracing::warn!(
             "{}: {}: datanode {} {why}; going on with {} others",
