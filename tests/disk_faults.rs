@@ -15,6 +15,7 @@ use ringfs_protocol::rpc::protocol_name;
 use ringfs_protocol::site_config::user_name;
 
 use crate::cluster::disks::{FileSystem, LoopVolume};
+use crate::cluster::fuse_volume::{Fault, FuseVolume};
 use crate::cluster::{Library, TestCluster, block_files, sample, wait_for};
 use crate::metrics::scrape;
 
@@ -131,10 +132,10 @@ fn failed_storages(cluster: &TestCluster, library: &Library) -> usize {
 }
 
 /// Three datanodes; the first has a second disk that is good.
-fn cluster_on(sick: &LoopVolume, good: &LoopVolume, settings: &[(&str, &str)]) -> TestCluster {
+fn cluster_on(sick: PathBuf, good: &LoopVolume, settings: &[(&str, &str)]) -> TestCluster {
     let tolerant = [("dfs.datanode.failed.volumes.tolerated", "-1")];
     let settings = [&tolerant[..], settings].concat();
-    TestCluster::start_on(3, &settings, vec![vec![sick.data_dir(), good.data_dir()]])
+    TestCluster::start_on(3, &settings, vec![vec![sick, good.data_dir()]])
 }
 
 fn good_dirs(cluster: &TestCluster, good: &LoopVolume) -> Vec<PathBuf> {
@@ -144,18 +145,22 @@ fn good_dirs(cluster: &TestCluster, good: &LoopVolume) -> Vec<PathBuf> {
 /// A fault that fails the volume, while writers and replicas are on it.
 fn survives_the_loss(kind: FileSystem, fault: impl FnOnce(&LoopVolume)) {
     let (sick, good) = (LoopVolume::new(kind, 320), LoopVolume::new(FileSystem::Ext4, 64));
-    let mut cluster = cluster_on(&sick, &good, &[]);
+    let mut cluster = cluster_on(sick.data_dir(), &good, &[]);
     let mut work = Work::begin(&cluster);
     assert!(!block_files(&sick.data_dir()).is_empty(), "the test must hit something");
     fault(&sick);
     work.end();
+    assert_one_volume_lost(&mut cluster, &work, &good);
+}
+
+fn assert_one_volume_lost(cluster: &mut TestCluster, work: &Work, good: &LoopVolume) {
     wait_for("the namenode knows of the failed volume", RECOVERED, || {
-        (failed_storages(&cluster, &work.library) == 1).then_some(())
+        (failed_storages(cluster, &work.library) == 1).then_some(())
     });
     let metrics = scrape(&cluster.datanode_http_address(0));
     assert_eq!(metrics["datanode_volume_failures"], 1);
     assert!(metrics["fs_dataset_state_capacity"] < 64 << 20, "the good volume's alone");
-    work.wait_for_replicas(&good_dirs(&cluster, &good));
+    work.wait_for_replicas(&good_dirs(cluster, good));
     cluster.check_children().unwrap();
 }
 
@@ -198,7 +203,7 @@ fn a_volume_that_is_full_in_the_middle_of_a_block_only_loses_the_block() {
     let (sick, good) =
         (LoopVolume::new(FileSystem::Ext4, 64), LoopVolume::new(FileSystem::Ext4, 64));
     // Blocks of their whole length have room from their first slab on; these are cut off before.
-    let mut cluster = cluster_on(&sick, &good, &[("dfs.blocksize", "1m")]);
+    let mut cluster = cluster_on(sick.data_dir(), &good, &[("dfs.blocksize", "1m")]);
     let mut work = Work::begin(&cluster);
     let written = |sick: &LoopVolume| !block_files(&sick.data_dir()).is_empty();
     assert!(written(&sick), "the test must hit something");
@@ -218,7 +223,8 @@ fn a_datanode_writes_to_all_of_its_disks() {
     let dirs: Vec<PathBuf> = disks.iter().map(LoopVolume::data_dir).collect();
     let mut cluster = TestCluster::start_on(1, &[], vec![dirs.clone()]);
     let library = cluster.library();
-    let bytes = sample::bytes(12 * sample::BLOCK + 1);
+    // A volume may begin a sixteenth of its room behind, 4 blocks of each, and is then written last.
+    let bytes = sample::bytes(31 * sample::BLOCK + 1);
     library.write("/spread", &bytes).unwrap();
     for dir in &dirs {
         assert!(!block_files(dir).is_empty(), "nothing on {}", dir.display());
@@ -226,4 +232,114 @@ fn a_datanode_writes_to_all_of_its_disks() {
     drop(library);
     cluster.restart();
     assert!(cluster.library().read("/spread").unwrap() == bytes);
+}
+
+#[test]
+fn a_fuse_volume_that_errs_costs_no_acknowledged_byte() {
+    let (sick, good) = (FuseVolume::new(), LoopVolume::new(FileSystem::Ext4, 64));
+    let mut cluster = cluster_on(sick.data_dir(), &good, &[]);
+    let mut work = Work::begin(&cluster);
+    assert!(!block_files(&sick.behind()).is_empty(), "the test must hit something");
+    sick.set(Fault::Erring);
+    work.end();
+    assert_one_volume_lost(&mut cluster, &work, &good);
+}
+
+/// The disk checks' timeout is longer than what the volume takes to be avoided, and shorter than a
+/// dead datanode's heartbeats may be late (4 s): it must not be taken for dead.
+#[test]
+fn a_volume_that_stalls_holds_up_neither_the_others_nor_the_heartbeat() {
+    let (sick, good) = (FuseVolume::new(), LoopVolume::new(FileSystem::Ext4, 64));
+    let timeout = [("dfs.datanode.disk.check.timeout", "8s")];
+    let mut cluster = cluster_on(sick.data_dir(), &good, &timeout);
+    let work = Work::begin(&cluster);
+    assert!(!block_files(&sick.behind()).is_empty(), "the test must hit something");
+    sick.set(Fault::Stalling);
+    let stalled = || scrape(&cluster.datanode_http_address(0))["ringfs_volumes_stalled"];
+    wait_for("the volume is avoided", RECOVERED, || (stalled() == 1).then_some(()));
+    // The good disk of the same datanode takes a block meanwhile.
+    let mut writer = work.create("/meanwhile");
+    work.library.run(async |_| {
+        writer.write_slice(&work.bytes[..sample::BLOCK]).await.unwrap();
+        writer.close().await.unwrap();
+    });
+    assert_eq!(sick.fault(), Fault::Stalling);
+    let address = cluster.datanode_address(0);
+    let port: u32 = address.rsplit(':').next().unwrap().parse().unwrap();
+    assert!(work.library.replica_ports("/meanwhile")[0].contains(&port), "not on datanode 0");
+    wait_for("the namenode knows of the failed volume", RECOVERED, || {
+        (failed_storages(&cluster, &work.library) == 1).then_some(())
+    });
+    assert_eq!(scrape(&cluster.datanode_http_address(0))["datanode_volume_failures"], 1);
+    assert!(work.library.read("/before").unwrap() == work.bytes);
+    cluster.check_children().unwrap();
+    let namenode = std::fs::read_to_string(cluster.logs_dir().join("namenode.log")).unwrap();
+    assert!(!namenode.contains("a datanode is dead"), "its heartbeats were held up");
+}
+
+#[test]
+fn a_read_that_fails_once_costs_no_replica() {
+    let sick = FuseVolume::new();
+    let mut cluster = TestCluster::start_on(1, &[], vec![vec![sick.data_dir()]]);
+    let (library, bytes) = (cluster.library(), sample::bytes(sample::BLOCK));
+    library.write("/once", &bytes).unwrap();
+    sick.set(Fault::FailingReads(1));
+    // Our client tries again; whether it does or not, the replica is good.
+    let _ = library.read("/once");
+    assert_eq!(sick.fault(), Fault::FailingReads(0), "the fault did not fire");
+    wait_for("the scrubber has found it good", RECOVERED, || {
+        let metrics = scrape(&cluster.datanode_http_address(0));
+        assert_eq!(metrics["datanode_block_verification_failures"], 0);
+        (metrics["datanode_blocks_verified"] > 0 && metrics["ringfs_volumes_suspect"] == 0)
+            .then_some(())
+    });
+    assert!(library.read("/once").unwrap() == bytes);
+    assert_eq!(failed_storages(&cluster, &library), 0);
+    cluster.check_children().unwrap();
+}
+
+/// The device loses data in silence, and nobody reads: the scrubber finds out.
+#[test]
+fn rot_under_a_truncated_image_is_found_and_replaced_from_good_replicas() {
+    const BLOCKS: usize = 16;
+    let sick = LoopVolume::new(FileSystem::Ext4, 64);
+    let fast = [("dfs.block.scanner.volume.bytes.per.second", "1g")];
+    let mut cluster = TestCluster::start_on(3, &fast, vec![vec![sick.data_dir()]]);
+    let (library, bytes) = (cluster.library(), sample::bytes(BLOCKS * sample::BLOCK));
+    library.run(async |client| {
+        let options = CreateOptions {
+            replication: Some(2),
+            favored_nodes: vec![cluster.datanode_address(0)],
+            ..CreateOptions::default()
+        };
+        let mut writer = client.create("/rotten", options).await.unwrap();
+        writer.write_slice(&bytes).await.unwrap();
+        writer.close().await.unwrap();
+    });
+    let data_files = || -> Vec<PathBuf> {
+        let files = block_files(&sick.data_dir()).into_iter();
+        files.filter(|file| file.extension().is_none()).collect()
+    };
+    assert_eq!(data_files().len(), BLOCKS);
+    // A round that begins anew: the first one is over, and the next one due in three weeks.
+    cluster.stop_datanode(0).unwrap();
+    for pool in std::fs::read_dir(sick.data_dir().join("current")).unwrap().flatten() {
+        let _ = std::fs::remove_file(pool.path().join("scanner.cursor"));
+    }
+    let rotten = sick.cut_image(&data_files());
+    assert!(rotten >= 4, "the test must hit something");
+    cluster.start_datanode(0).unwrap();
+    cluster.wait_until_serving(3).unwrap();
+    wait_for("all rot is found", RECOVERED, || {
+        // The namenode has not noticed that it was away; it may not listen yet.
+        std::net::TcpStream::connect(cluster.datanode_http_address(0)).ok()?;
+        let metrics = scrape(&cluster.datanode_http_address(0));
+        (metrics["datanode_block_verification_failures"] >= rotten).then_some(())
+    });
+    wait_for("good replicas have taken their place", RECOVERED, || {
+        let is_whole = library.replica_ports("/rotten").iter().all(|ports| ports.len() == 2);
+        (is_whole && data_files().len() + rotten as usize <= BLOCKS).then_some(())
+    });
+    assert!(library.read("/rotten").unwrap() == bytes);
+    cluster.check_children().unwrap();
 }

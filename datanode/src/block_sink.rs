@@ -63,6 +63,7 @@ type JobWrites = SmallVec<[(Buffer, u64); 2]>;
 
 /// The writes of a job, under way side by side.
 struct Writes {
+    begun: Instant,
     writes: SmallVec<[WriteAll; 2]>,
     done: usize,
     outcome: io::Result<()>,
@@ -305,6 +306,11 @@ impl BlockSink {
         slab
     }
 
+    /// The block's two files, when nothing more is done with them here.
+    pub fn into_files(self) -> [File; 2] {
+        [self.data, self.meta]
+    }
+
     /// No more jobs are started; [`BlockSink::run`] ends when those in flight have.
     pub fn close(&self) {
         self.closing.set(true);
@@ -364,7 +370,7 @@ impl BlockSink {
             let Either::First(written) = ring::race(writes, self.work.changed()).await else {
                 continue;
             };
-            let (job, _) = in_flight.pop_front().expect("its front has just completed");
+            let (job, writes) = in_flight.pop_front().expect("its front has just completed");
             if failure.is_none() {
                 let done = match written {
                     Ok(()) => self.finish(job).await,
@@ -372,7 +378,10 @@ impl BlockSink {
                 };
                 failure = done.err().map(|error| self.failed(error));
             }
-            self.replica.volume().health().write_ends();
+            let time = ring::now().saturating_duration_since(writes.begun);
+            if self.replica.volume().health().write_ends(time) {
+                self.counters.slow_writes.add(1);
+            }
         }
     }
 
@@ -405,7 +414,8 @@ impl BlockSink {
             let writes = writes
                 .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset))
                 .collect();
-            in_flight.push_back((job, Writes { writes, done: 0, outcome: Ok(()) }));
+            in_flight
+                .push_back((job, Writes { begun: ring::now(), writes, done: 0, outcome: Ok(()) }));
         }
     }
 

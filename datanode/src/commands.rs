@@ -1,6 +1,7 @@
 //! Carries out what the namenode asks for on its heartbeat replies. Commands come from the link in
 //! order; what takes long runs beside it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -20,9 +21,7 @@ use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::DatanodeError;
 use crate::transitions::WRITER_STOP_TIMEOUT;
-
-/// Deletions after which the control thread looks at its other work: two renames each.
-const DELETIONS_IN_A_ROW: usize = 64;
+use crate::volume::Volume;
 
 pub struct Commands {
     pub dataset: Arc<Dataset>,
@@ -105,21 +104,44 @@ impl Commands {
     }
 }
 
+/// Each volume's deletions run on a thread of their own, one command at a time: they wait for its
+/// disk.
 async fn delete_all(dataset: Arc<Dataset>, command: BlockCommandProto) {
-    let mut deleted = 0;
-    for (index, block) in command.blocks.iter().enumerate() {
+    let mut by_volume: HashMap<String, (Arc<Volume>, Vec<ExtendedBlock>)> = HashMap::new();
+    for block in &command.blocks {
         let block =
             ExtendedBlock { pool_id: command.block_pool_id.clone(), block: Block::from(block) };
-        match tokio::time::timeout(WRITER_STOP_TIMEOUT, dataset.delete(&block)).await {
+        // The namenode may ask twice.
+        let Some(replica) = dataset.replica(&block.pool_id, block.block.id) else { continue };
+        let volume = replica.volume();
+        let of_volume = by_volume
+            .entry(volume.storage_id().to_owned())
+            .or_insert_with(|| (volume.clone(), Vec::new()));
+        of_volume.1.push(block);
+    }
+    for (volume, blocks) in by_volume.into_values() {
+        let dataset = dataset.clone();
+        tokio::spawn(async move {
+            let _turn = volume.deletions_turn().lock().await;
+            let runtime = tokio::runtime::Handle::current();
+            let deleting = tokio::task::spawn_blocking(move || {
+                runtime.block_on(delete_each(&dataset, &blocks))
+            });
+            // It is not cancelled, and a panic was told of where it happened.
+            let _ = deleting.await;
+        });
+    }
+}
+
+async fn delete_each(dataset: &Dataset, blocks: &[ExtendedBlock]) {
+    let mut deleted = 0;
+    for block in blocks {
+        match tokio::time::timeout(WRITER_STOP_TIMEOUT, dataset.delete(block)).await {
             Ok(Ok(())) => deleted += 1,
-            // The namenode may ask twice.
             Ok(Err(DatanodeError::ReplicaNotFound { .. })) => {}
             Ok(Err(error)) => warn!(%block, %error, "not deleted"),
             Err(_) => warn!(%block, "not deleted: its writer does not stop"),
         }
-        if index % DELETIONS_IN_A_ROW == DELETIONS_IN_A_ROW - 1 {
-            tokio::task::yield_now().await;
-        }
     }
-    info!(asked = command.blocks.len(), deleted, "blocks invalidated");
+    info!(asked = blocks.len(), deleted, "blocks invalidated");
 }

@@ -35,6 +35,7 @@ pub struct DatanodeConfig {
     pub reserved_bytes: u64,
     pub failed_volumes_tolerated: Tolerated,
     pub disk_check_timeout: Duration,
+    pub slow_disks_report_interval: Duration,
     /// `None`: nothing is scrubbed.
     pub scrub: Option<ScrubPace>,
     pub direct_io: bool,
@@ -73,6 +74,10 @@ impl DatanodeConfig {
             failed_volumes_tolerated: Tolerated::from_configuration(configured, data_dirs.len())?,
             disk_check_timeout: interval(configured, &settings::DFS_DATANODE_DISK_CHECK_TIMEOUT)?,
             namenode_address: namenode_address(configured)?,
+            slow_disks_report_interval: interval(
+                configured,
+                &settings::DFS_DATANODE_OUTLIERS_REPORT_INTERVAL,
+            )?,
             scrub: ScrubPace::from_configuration(configured)?,
             data_dirs,
             block_data,

@@ -68,6 +68,8 @@ pub struct Counters {
     pub blocks_verified: Counter,
     pub block_verification_failures: Counter,
     pub bytes_scrubbed: Counter,
+    /// Writes of blocks that took longer than they should.
+    pub slow_writes: Counter,
     pub mirror_errors: Counter,
     /// Connections closed because there were too many.
     pub streams_refused: Counter,

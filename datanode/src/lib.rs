@@ -64,6 +64,7 @@ pub mod server;
 pub mod simulation;
 #[cfg(test)]
 mod small_pool_tests;
+mod slow_volumes;
 mod small_read;
 mod start_scan;
 pub mod storage_directory;

@@ -83,6 +83,8 @@ pub const GATHERED_PARTS_MAX: usize = 256;
 /// A volume that has not answered its watch for so long, or whose writes have not got on, gets no new
 /// replicas until it does. A disk that retries a sector takes some seconds.
 pub const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// A write that takes so long is counted (`dfs.datanode.slow.io.warning.threshold.ms` of Apache's).
+pub const SLOW_WRITE: Duration = Duration::from_millis(300);
 /// Replicas whose writes failed on one volume, since start, beyond which it has failed though its
 /// checks pass. Where there is no room (ENOSPC) does not count.
 pub const FAILED_WRITES_MAX: u32 = 16;

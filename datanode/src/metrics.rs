@@ -56,7 +56,7 @@ const OF_HADOOP: [Counted; 7] = [
     }),
 ];
 
-const OWN: [Counted; 17] = [
+const OWN: [Counted; 18] = [
     (
         counter(
             "ringfs_payload_bytes_copied_total",
@@ -105,6 +105,9 @@ const OWN: [Counted; 17] = [
     (counter("ringfs_bytes_scrubbed_total", "Block data read by scrubbers"), |all| {
         &all.bytes_scrubbed
     }),
+    (counter("ringfs_slow_writes_total", "Writes to disks that took 300 ms or more"), |all| {
+        &all.slow_writes
+    }),
     (counter("ringfs_mirror_errors_total", "Pipelines that could not be set up"), |all| {
         &all.mirror_errors
     }),
@@ -150,6 +153,15 @@ impl Metrics {
             &own,
             self.activity.transfers().into(),
         );
+        let volumes = || self.dataset.volumes().iter().filter(|volume| !volume.is_failed());
+        let suspect = volumes().filter(|volume| volume.health().is_suspect()).count();
+        let stalled = volumes().filter(|volume| volume.health().is_stalled()).count();
+        for (metric, count) in [
+            (gauge("ringfs_volumes_suspect", "Volumes that are being checked"), suspect),
+            (gauge("ringfs_volumes_stalled", "Volumes that do not answer"), stalled),
+        ] {
+            metric.write(&mut text, &own, count as u64);
+        }
         text
     }
 

@@ -26,8 +26,8 @@ use ringfs_protocol::messages::{
     ErrorReportResponseProto, ExportedBlockKeysProto, HeartbeatRequestProto,
     HeartbeatResponseProto, LocatedBlockProto, NamespaceInfoProto, RegisterDatanodeRequestProto,
     RegisterDatanodeResponseProto, ReportBadBlocksRequestProto, ReportBadBlocksResponseProto,
-    StorageBlockReportProto, StorageInfoProto, StorageReportProto, StorageState, TokenProto,
-    VersionRequestProto, VersionResponseProto, VolumeFailureSummaryProto,
+    SlowDiskReportProto, StorageBlockReportProto, StorageInfoProto, StorageReportProto,
+    StorageState, TokenProto, VersionRequestProto, VersionResponseProto, VolumeFailureSummaryProto,
 };
 use ringfs_protocol::meta_file::DatanodeLayout;
 use ringfs_protocol::rpc::client::{RpcClient, RpcError};
@@ -39,6 +39,7 @@ use crate::activity::Activity;
 use crate::config::DatanodeConfig;
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
+use crate::slow_volumes::are_slow;
 use crate::storage_directory::NamespaceIdentity;
 use crate::volume::Volume;
 use crate::volume_health::VolumeFailure;
@@ -128,6 +129,7 @@ struct Session {
     registration: DatanodeRegistrationProto,
     full_report_at: Instant,
     leases_asked_in_vain: u32,
+    slow_disks_at: Instant,
     /// Since when calls fail, to warn once and to tell how long it took.
     failing_since: Option<Instant>,
 }
@@ -213,6 +215,7 @@ impl NamenodeLink {
                         registration: reply.registration,
                         full_report_at: Instant::now() + self.initial_report_delay(),
                         leases_asked_in_vain: 0,
+                        slow_disks_at: Instant::now() + self.config.slow_disks_report_interval,
                         failing_since: None,
                     });
                 }
@@ -288,7 +291,7 @@ impl NamenodeLink {
             cache_used: Some(0),
             volume_failure_summary: failure_summary(&failures),
             request_full_block_report_lease: Some(report_due),
-            slow_disks: Vec::new(),
+            slow_disks: self.slow_disks(session),
         };
         let reply: HeartbeatResponseProto = self.rpc.call("sendHeartbeat", &request).await?;
         for command in reply.cmds {
@@ -492,6 +495,27 @@ impl NamenodeLink {
     fn storage_reports(&self) -> Vec<StorageReportProto> {
         let volumes = self.dataset.volumes().iter().filter(|volume| !volume.is_failed());
         volumes.map(|volume| storage_report(volume)).collect()
+    }
+
+    /// Those of the last interval, when it has just ended.
+    fn slow_disks(&self, session: &mut Session) -> Vec<SlowDiskReportProto> {
+        if Instant::now() < session.slow_disks_at {
+            return Vec::new();
+        }
+        session.slow_disks_at = Instant::now() + self.config.slow_disks_report_interval;
+        let volumes = self.dataset.volumes();
+        let mean = |volume: &Arc<Volume>| volume.health().write_times().take_mean_ms();
+        let means: Vec<Option<f64>> = volumes.iter().map(mean).collect();
+        let slow = volumes.iter().zip(&means).zip(are_slow(&means)).filter(|(_, slow)| *slow);
+        let report = |((volume, mean), _): ((&Arc<Volume>, &Option<f64>), bool)| {
+            warn!(volume = %volume.root().display(), mean_write_ms = mean, "the volume is slow");
+            SlowDiskReportProto {
+                base_path: Some(volume.location()),
+                mean_write_io_latency: *mean,
+                ..SlowDiskReportProto::default()
+            }
+        };
+        slow.map(report).collect()
     }
 
     fn volume(&self, storage_id: &str) -> Option<&Arc<Volume>> {

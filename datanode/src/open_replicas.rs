@@ -17,7 +17,7 @@ use ringfs_protocol::checksum::DataChecksum;
 use crate::error::{DatanodeError, Result};
 use crate::limits::{OPEN_REPLICA_LIFE, OPEN_REPLICA_SWEEP, OPEN_REPLICAS_MAX};
 use crate::replica::Replica;
-use crate::replica_files::{open_reader, read_checksum};
+use crate::replica_files::{close_elsewhere, open_reader, read_checksum};
 use crate::ring;
 
 /// The files of a replica, open for reading.
@@ -147,13 +147,13 @@ impl Drop for CloseAll {
 }
 
 fn close(replicas: Vec<Rc<OpenReplica>>) {
-    let deleted = replicas.into_iter().filter(|open| open.replica.is_deleted());
-    // What a stream still reads is closed by that.
-    let files = deleted
+    let is_slow_to_close = |open: &Rc<OpenReplica>| {
+        open.replica.is_deleted() || open.replica.volume().health().is_stalled()
+    };
+    let files = replicas
+        .into_iter()
+        .filter(is_slow_to_close)
         .filter_map(Rc::into_inner)
-        .flat_map(|open| [Some(open.data), open.buffered.into_inner()]);
-    let descriptors: Vec<_> = files.flatten().filter_map(ring::File::into_descriptor).collect();
-    if !descriptors.is_empty() {
-        std::thread::spawn(move || drop(descriptors));
-    }
+        .flat_map(|open| [Some(open.data), Some(open.meta), open.buffered.into_inner()]);
+    close_elsewhere(files.flatten());
 }

@@ -50,6 +50,16 @@ pub async fn open_reader(
     }
 }
 
+/// Closes files, where that may take long, on a thread of its own; those that others still use are
+/// closed by them.
+pub fn close_elsewhere(files: impl IntoIterator<Item = ring::File>) {
+    let files = files.into_iter();
+    let descriptors: Vec<_> = files.filter_map(ring::File::into_descriptor).collect();
+    if !descriptors.is_empty() {
+        std::thread::spawn(move || drop(descriptors));
+    }
+}
+
 fn is_not_found(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }

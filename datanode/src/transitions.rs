@@ -183,6 +183,11 @@ impl Dataset {
             return Ok(());
         }
         match replica.check(ReplicaEvent::Delete) {
+            // No data thread waits for such a disk; the next start empties `tmp/`.
+            Ok(()) if replica.volume().health().is_stalled() => {
+                self.forget(&replica);
+                replica.apply(ReplicaEvent::Delete, replica.generation_stamp())
+            }
             Ok(()) => self.remove(&replica, &held, false),
             // Whoever wanted the writer to stop has deleted it.
             Err(_) => Ok(()),

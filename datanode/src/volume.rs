@@ -63,6 +63,7 @@ pub struct Volume {
     device: u64,
     health: VolumeHealth,
     suspects: SuspectReplicas,
+    deletions_turn: tokio::sync::Mutex<()>,
 }
 
 /// Replicas that the scrubber shall read first.
@@ -127,7 +128,12 @@ impl Volume {
                 .map_err(DatanodeError::io(format!("creating {}", dir.display())))?;
         }
         let direct_io = use_direct_io && {
-            let probe = probe_direct_io(&pool_dir.join("tmp/direct-io-probe"));
+            let probe = match is_fuse(directory.root()) {
+                true => {
+                    Err(io::Error::other("on FUSE, it makes a data thread wait for the daemon"))
+                }
+                false => probe_direct_io(&pool_dir.join("tmp/direct-io-probe")),
+            };
             if let Err(error) = &probe {
                 warn!(
                     volume = %directory.root().display(), %error,
@@ -157,6 +163,7 @@ impl Volume {
             device,
             health: VolumeHealth::default(),
             suspects: SuspectReplicas::default(),
+            deletions_turn: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -223,6 +230,11 @@ impl Volume {
 
     pub fn suspects(&self) -> &SuspectReplicas {
         &self.suspects
+    }
+
+    /// Held by the one command that deletes here: others wait for the disk behind it.
+    pub fn deletions_turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.deletions_turn
     }
 
     /// Where Apache's datanode keeps it, too.
@@ -411,6 +423,12 @@ fn find_block(dir: &Path) -> Result<Option<PathBuf>> {
         }
     }
     Ok(None)
+}
+
+/// There the kernel starts a direct write by waiting for its end, whoever asks it not to.
+fn is_fuse(root: &Path) -> bool {
+    const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+    rustix::fs::statfs(root).is_ok_and(|stat| stat.f_type as u64 == FUSE_SUPER_MAGIC)
 }
 
 /// Writes one aligned page with O_DIRECT to a new file and removes it.

@@ -13,7 +13,7 @@
 //! the check says: see `transitions`.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::error::DatanodeError;
 use crate::limits::{FAILED_WRITES_MAX, STALLED_AFTER};
+use crate::slow_volumes::WriteTimes;
 
 /// Why a volume is out, as the namenode is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub struct VolumeHealth {
     busy_since: Mutex<Option<Instant>>,
     writes_begun: AtomicU64,
     writes_ended: AtomicU64,
+    write_times: WriteTimes,
     progress: Mutex<Progress>,
 }
 
@@ -79,6 +81,7 @@ impl Default for VolumeHealth {
             busy_since: Mutex::default(),
             writes_begun: AtomicU64::default(),
             writes_ended: AtomicU64::default(),
+            write_times: WriteTimes::default(),
             progress: Mutex::new(Progress { ended: 0, seen: Instant::now() }),
         }
     }
@@ -156,13 +159,19 @@ impl VolumeHealth {
         done
     }
 
-    /// A write is under way until the guard goes.
+    pub(crate) fn write_times(&self) -> &WriteTimes {
+        &self.write_times
+    }
+
+    /// To be followed by [`VolumeHealth::write_ends`], however the write ends.
     pub(crate) fn write_begins(&self) {
         self.writes_begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn write_ends(&self) {
+    /// Whether it was a slow one.
+    pub(crate) fn write_ends(&self, time: Duration) -> bool {
         self.writes_ended.fetch_add(1, Ordering::Relaxed);
+        self.write_times.note(time)
     }
 
     /// Whether writes are under way and none has ended for [`STALLED_AFTER`]; to be asked often.
@@ -190,10 +199,10 @@ mod tests {
         health.write_begins();
         health.write_begins();
         assert!(!health.writes_stand_still(later));
-        health.write_ends();
+        health.write_ends(Duration::ZERO);
         assert!(!health.writes_stand_still(later + STALLED_AFTER), "one has ended");
         assert!(health.writes_stand_still(later + STALLED_AFTER * 2));
-        health.write_ends();
+        health.write_ends(Duration::ZERO);
         assert!(!health.writes_stand_still(later + STALLED_AFTER * 3));
     }
 

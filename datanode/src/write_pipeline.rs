@@ -49,6 +49,7 @@ use crate::packet_receiver::{Packet, PacketReceiver};
 use crate::pipeline_acks::Awaiting;
 use crate::pipeline_setup::{Role, set_up, setup_reply};
 use crate::replica::Replica;
+use crate::replica_files::close_elsewhere;
 use crate::ring::{self, BufferMut, Either, ReceiveMessage, SECTOR_BYTES, SLAB_BYTES, SlabShare};
 use crate::server::TransferServer;
 use crate::transitions::ReplicaWriter;
@@ -153,6 +154,10 @@ impl BlockStream {
             let guarded = ring::race(work, stopped);
             match ring::race(guarded, disk.as_mut()).await {
                 Either::First(worked) => {
+                    if self.replica.volume().is_failed() {
+                        // The writes in flight may never end: the client shall not wait for them.
+                        self.tell_of_failure(&connection.stream.clone()).await;
+                    }
                     self.sink.close();
                     let drained = disk.await;
                     match worked {
@@ -180,6 +185,10 @@ impl BlockStream {
             info!(block = %self.block, %error, "write ended early");
         } else {
             server.counters.blocks_written.add(1);
+        }
+        let volume = self.replica.volume();
+        if volume.is_failed() || volume.health().is_stalled() {
+            close_elsewhere(self.sink.into_files());
         }
         outcome
     }

@@ -139,6 +139,15 @@ impl Namesystem {
 
     fn send_heartbeat(&self, request: HeartbeatRequestProto) -> Result<HeartbeatResponseProto> {
         self.check_reporter(&request.registration, None)?;
+        for disk in &request.slow_disks {
+            tracing::warn!(
+                uuid = request.registration.datanode_id.datanode_uuid,
+                host = request.registration.datanode_id.host_name,
+                volume = disk.base_path(),
+                mean_write_ms = disk.mean_write_io_latency(),
+                "a datanode reports a slow disk"
+            );
+        }
         let beat = Heartbeat {
             streams: request.xceiver_count(),
             transfers_running: request.xmits_in_progress(),

@@ -82,14 +82,18 @@ impl LoopVolume {
         }
     }
 
-    /// Takes the second half of the device away from under the file system; it reads as zeros.
-    pub fn cut_image_in_half(&self) {
+    /// Truncates the image under the mounted file system, and gives it its length back, so that the
+    /// data of half of `files` reads as zeros. Returns how many that are, at least.
+    pub fn cut_image(&self, files: &[PathBuf]) -> u64 {
+        let mut starts: Vec<u64> = files.iter().map(|file| first_byte_on_device(file)).collect();
+        starts.sort_unstable();
+        let cut = starts[starts.len() / 2];
         let image = fs::OpenOptions::new().write(true).open(self.directory.path().join("image"));
         let image = image.unwrap();
         let len = image.metadata().unwrap().len();
-        image.set_len(len / 2).unwrap();
+        image.set_len(cut).unwrap();
         image.set_len(len).unwrap();
-        let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+        starts.iter().filter(|start| **start >= cut).count() as u64
     }
 }
 
@@ -107,9 +111,25 @@ fn is_mount_point(path: &Path) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(1) == Some(&path))
 }
 
+/// Where the lowest of the file's extents lies.
+fn first_byte_on_device(file: &Path) -> u64 {
+    let listed = run(Command::new("filefrag").arg("-v").arg(file));
+    let after = |text: &str, mark: &str| text.split(mark).nth(1).unwrap_or_default().to_owned();
+    let block_bytes = after(&listed, "blocks of ");
+    let block_bytes: u64 = block_bytes.split(' ').next().unwrap().parse().unwrap();
+    // "ext: logical_offset: physical_offset: ...": "0: 0.. 255: 34816.. 35071: ..."
+    let extents = listed.lines().filter(|line| line.contains("..") && line.contains(':'));
+    let starts = extents
+        .filter_map(|line| line.split(':').nth(2)?.split("..").next()?.trim().parse::<u64>().ok());
+    starts.min().unwrap_or_else(|| panic!("no extents of {}: {listed}", file.display()))
+        * block_bytes
+}
+
+/// What it says on standard output.
 #[track_caller]
-fn run(command: &mut Command) {
+fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} (root is needed): {}: {errors}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,6 +1,7 @@
 //! What the tests share: clusters of the real binary, sample bytes, other people's clients.
 
 pub mod disks;
+pub mod fuse_volume;
 pub mod java;
 pub mod prerequisites;
 pub mod reply_proxy;
