@@ -7,8 +7,8 @@
 //!
 //! Data gathers in `pieces` until a slab is full; then it is a job. What has gathered is flushed as it
 //! is when the socket has nothing more and the disk is idle: at once if the last packet is a short one
-//! (its client flushes, and waits) or the last slab took longer than [`GATHER_PATIENCE`] to fill, or
-//! else when the data has waited for that time. Whole sectors go from the slab, the last partial
+//! (its client flushes, and waits) or the last slab took longer than [`SLAB_PATIENCE`] to fill, or else
+//! when the data has waited for [`GATHER_PATIENCE`]. Whole sectors go from the slab, the last partial
 //! sector from a padded copy, written again once it has grown. So a fast writer gets writes of a slab,
 //! and a slow one, or one that flushes, an ack without delay.
 //!
@@ -33,7 +33,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
-use crate::limits::{EAGER_PACKET_BYTES, GATHER_PATIENCE, TURN_BYTES};
+use crate::limits::{EAGER_PACKET_BYTES, GATHER_PATIENCE, SLAB_PATIENCE, TURN_BYTES};
 use crate::replica::{OnDisk, Replica};
 use crate::ring::{
     self, Buffer, BufferMut, Either, File, Recycler, SECTOR_BYTES, SendMessage, Signal, WriteAll,
@@ -587,7 +587,7 @@ impl State {
         if writes.is_empty() {
             return false;
         }
-        let is_soon = |since| ring::now() <= since + GATHER_PATIENCE;
+        let is_soon = |since| ring::now() <= since + SLAB_PATIENCE;
         self.fills_slabs = self.slab_since.take().is_none_or(is_soon);
         let end = self.start;
         self.queue_up_to(writes, false, end);

@@ -72,6 +72,8 @@ const _: () = assert!(TURN_BYTES <= (WRITE_STREAM_SLABS_MAX * SLAB_BYTES) as u64
 /// How long data waits for its slab to be full while the disk is idle: a client of 0.5 GB/s fills one
 /// in that time. A window of acks (80 packets, 5 MiB) is larger than a slab, so no busy client waits.
 pub const GATHER_PATIENCE: Duration = Duration::from_millis(2);
+/// Where slabs take longer than this to fill (0.26 GB/s), waiting gathers less than half of one.
+pub const SLAB_PATIENCE: Duration = Duration::from_millis(4);
 /// A packet with less data than this, or than the packet before, is flushed at once: its client wants
 /// an ack. Clients that write on and on fill packets of 64 KiB.
 pub const EAGER_PACKET_BYTES: u64 = 32 << 10;
