@@ -62,9 +62,9 @@ mod scrubber;
 pub mod server;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod slow_volumes;
 #[cfg(test)]
 mod small_pool_tests;
-mod slow_volumes;
 mod small_read;
 mod start_scan;
 pub mod storage_directory;

@@ -105,7 +105,7 @@ async fn serve(
     };
     info!(
         transfer = %identity.transfer_address, ipc_port = identity.ipc_port,
-        http_port = identity.http_port,        data_threads = config.data_threads, pinned = config.pin_data_threads,
+        http_port = identity.http_port, data_threads = config.data_threads, pinned = config.pin_data_threads,
         connections = "handed to the data thread with the fewest",
         zero_copy_receive = %zero_copy_receive(), uuid = identity.datanode_uuid, namenode = config.namenode_address, "listening"
     );
@@ -130,16 +130,9 @@ async fn serve(
     let spawner = data_threads.spawner();
     let data_work = DataWork::new(move |job| spawner.spawn(job));
     let host_name = config.host_name.clone();
-    let parts = Parts::assemble(
-        config,
-        user_name(),
-        identity,
-        namenode,
-        namespace,
-        dataset,
-        data_work.clone(),
-        counters.clone(),
-    );
+    let membership = Membership { identity, namenode, namespace, dataset };
+    let parts =
+        Parts::assemble(config, user_name(), membership, data_work.clone(), counters.clone());
     let metrics = Arc::new(Metrics::new(&parts.server, host_name));
     let http = tokio::spawn(http_server::serve(tokio_listener(http_listener)?, metrics));
     let short_circuit = domain_socket
@@ -223,6 +216,14 @@ fn failed_at_start(root: &Path, error: DatanodeError) -> Result<VolumeFailure> {
     Ok(VolumeFailure::now(location, &error, 0))
 }
 
+/// A datanode that has joined a namespace.
+pub(crate) struct Membership {
+    pub(crate) identity: NodeIdentity,
+    pub(crate) namenode: RpcClient,
+    pub(crate) namespace: NamespaceInfoProto,
+    pub(crate) dataset: Arc<Dataset>,
+}
+
 /// What runs on the control thread.
 pub(crate) struct Parts {
     pub(crate) link: NamenodeLink,
@@ -239,13 +240,11 @@ impl Parts {
     pub(crate) fn assemble(
         config: Arc<DatanodeConfig>,
         user: String,
-        identity: NodeIdentity,
-        namenode: RpcClient,
-        namespace: NamespaceInfoProto,
-        dataset: Arc<Dataset>,
+        membership: Membership,
         data_work: DataWork,
         counters: Arc<Counters>,
     ) -> Self {
+        let Membership { identity, namenode, namespace, dataset } = membership;
         let (activity, requests) = (Arc::<Activity>::default(), Arc::<LinkRequests>::default());
         let (shutdown, restart) = (Arc::new(Notify::new()), Arc::<PlannedRestart>::default());
         let (command_sender, command_queue) = mpsc::unbounded_channel();

@@ -15,7 +15,7 @@ use crate::dataset::Dataset;
 use crate::error::Result;
 pub use crate::ipc_server::IpcService;
 use crate::namenode_link::{NodeIdentity, namespace_info};
-use crate::process::{Parts, Storage};
+use crate::process::{Membership, Parts, Storage};
 use crate::ring::Remote;
 
 /// What the world keeps of a process.
@@ -51,8 +51,8 @@ pub async fn run(
     let dataset = Arc::new(storage.join(&config, &namespace)?);
     let data_work = DataWork::new(move |job| data_thread.spawn(job));
     let work = data_work.clone();
-    let parts =
-        Parts::assemble(config, host, identity, rpc, namespace, dataset.clone(), work, counters);
+    let membership = Membership { identity, namenode: rpc, namespace, dataset: dataset.clone() };
+    let parts = Parts::assemble(config, host, membership, work, counters);
     serving(Serving { ipc: parts.ipc.clone(), dataset: Arc::downgrade(&dataset) });
     drop(dataset);
     let Parts { link, commands, command_queue, server, failed_volumes, .. } = parts;

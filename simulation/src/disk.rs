@@ -297,8 +297,8 @@ impl FileModel {
 fn copy_sector(from: &[u8], to: &mut [u8], sector: u64) {
     let start = ((sector * SECTOR) as usize).min(to.len());
     let end = (start + SECTOR as usize).min(to.len());
-    for at in start..end {
-        to[at] = from.get(at).copied().unwrap_or(0);
+    for (at, byte) in to[start..end].iter_mut().enumerate() {
+        *byte = from.get(start + at).copied().unwrap_or(0);
     }
 }
 
@@ -384,8 +384,8 @@ impl StoreDisk {
             for page in former.dirty.iter().filter(|_| rng.random_bool(0.5)) {
                 let start = (page * PAGE).min(now.len());
                 let end = (start + PAGE).min(now.len());
-                for at in start..end {
-                    now[at] = former.durable.get(at).copied().unwrap_or(0);
+                for (at, byte) in now[start..end].iter_mut().enumerate() {
+                    *byte = former.durable.get(start + at).copied().unwrap_or(0);
                 }
             }
         }

@@ -182,23 +182,26 @@ async fn live(seed: u64, options: Options) -> Report {
     writers.shutdown().await;
     readers.shutdown().await;
     finish(&mut cluster, verifier).await;
+    let promised = |file: &workload::FileOracle| file.promised(plan.promise()) as u64;
+    let bytes_promised = oracle.lock().iter().map(promised).sum();
+    let report = report_of(seed, &world, bytes_promised);
+    cluster.stop_all().await;
+    report
+}
+
+fn report_of(seed: u64, world: &World, bytes_promised: u64) -> Report {
+    let trace_hash = world.trace_hash();
     let state = world.state();
-    let bytes_promised =
-        oracle.lock().iter().map(|file| file.promised(plan.promise()) as u64).sum();
-    let report = Report {
+    Report {
         seed,
         violations: state.violations.clone(),
         simulated: state.started.elapsed(),
         faults: state.faults.clone(),
-        trace_hash: 0,
+        trace_hash,
         log: state.log.clone().unwrap_or_default(),
         bytes_promised,
         mutant_firings: mutants::firings(),
-    };
-    drop(state);
-    let report = Report { trace_hash: world.trace_hash(), ..report };
-    cluster.stop_all().await;
-    report
+    }
 }
 
 /// Reads everything back, and looks for what idle processes still hold.

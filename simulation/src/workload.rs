@@ -259,7 +259,7 @@ impl FileOracle {
     /// What must be read back, once nothing writes.
     fn promised_ranges(&self, promise: Promise) -> Vec<Range<usize>> {
         match promise {
-            Promise::Flushed => vec![0..usize::MAX],
+            Promise::Flushed => Vec::from([0..usize::MAX]),
             Promise::Synced => self.synced.clone(),
         }
     }
