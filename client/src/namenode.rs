@@ -183,7 +183,6 @@ impl Namenode {
         }
     }
 
-    /// Makes the namenode remember the blocks of `file` so far.
     /// Has the namenode remember the last block of `file`, and that so much of it was promised.
     pub async fn fsync(&self, file: &OpenFile, last_block_len: u64) -> Result<(), ClientError> {
         let request = FsyncRequestProto {
@@ -334,7 +333,7 @@ mod tests {
         let later = RemoteError::new(java::LEASE_EXPIRED, "/f is not open");
         namenode.errors.lock().unwrap().extend([safe_mode, later]);
         let file = OpenFile { path: "/f".to_owned(), file_id: 1, holder: "h".to_owned() };
-        let error = client.shared().namenode.fsync(&file).await.unwrap_err();
+        let error = client.shared().namenode.fsync(&file, 0).await.unwrap_err();
         assert_eq!(error.class(), Some(java::LEASE_EXPIRED));
     }
 

@@ -259,7 +259,7 @@ impl FileOracle {
     /// What must be read back, once nothing writes.
     fn promised_ranges(&self, promise: Promise) -> Vec<Range<usize>> {
         match promise {
-            Promise::Flushed => Vec::from([0..usize::MAX]),
+            Promise::Flushed => std::iter::once(0..usize::MAX).collect(),
             Promise::Synced => self.synced.clone(),
         }
     }
