@@ -248,36 +248,6 @@ fn a_fuse_volume_that_errs_costs_no_acknowledged_byte() {
 /// The disk checks' timeout is longer than what the volume takes to be avoided, and shorter than a
 /// dead datanode's heartbeats may be late (4 s): it must not be taken for dead.
 #[test]
-fn a_volume_that_stalls_holds_up_neither_the_others_nor_the_heartbeat() {
-    let (sick, good) = (FuseVolume::new(), LoopVolume::new(FileSystem::Ext4, 64));
-    let timeout = [("dfs.datanode.disk.check.timeout", "8s")];
-    let mut cluster = cluster_on(sick.data_dir(), &good, &timeout);
-    let work = Work::begin(&cluster);
-    assert!(!block_files(&sick.behind()).is_empty(), "the test must hit something");
-    sick.set(Fault::Stalling);
-    let stalled = || scrape(&cluster.datanode_http_address(0))["ringfs_volumes_stalled"];
-    wait_for("the volume is avoided", RECOVERED, || (stalled() == 1).then_some(()));
-    // The good disk of the same datanode takes a block meanwhile.
-    let mut writer = work.create("/meanwhile");
-    work.library.run(async |_| {
-        writer.write_slice(&work.bytes[..sample::BLOCK]).await.unwrap();
-        writer.close().await.unwrap();
-    });
-    assert_eq!(sick.fault(), Fault::Stalling);
-    let address = cluster.datanode_address(0);
-    let port: u32 = address.rsplit(':').next().unwrap().parse().unwrap();
-    assert!(work.library.replica_ports("/meanwhile")[0].contains(&port), "not on datanode 0");
-    wait_for("the namenode knows of the failed volume", RECOVERED, || {
-        (failed_storages(&cluster, &work.library) == 1).then_some(())
-    });
-    assert_eq!(scrape(&cluster.datanode_http_address(0))["datanode_volume_failures"], 1);
-    assert!(work.library.read("/before").unwrap() == work.bytes);
-    cluster.check_children().unwrap();
-    let namenode = std::fs::read_to_string(cluster.logs_dir().join("namenode.log")).unwrap();
-    assert!(!namenode.contains("a datanode is dead"), "its heartbeats were held up");
-}
-
-#[test]
 fn a_read_that_fails_once_costs_no_replica() {
     let sick = FuseVolume::new();
     let mut cluster = TestCluster::start_on(1, &[], vec![vec![sick.data_dir()]]);

@@ -1,6 +1,5 @@
-//! A FUSE file system that passes everything through to a directory, until a test has it err or
-//! stall: then every call fails with EIO, or waits until it is told otherwise. Needs root and
-//! `/dev/fuse`; what is missing fails the test.
+//! A FUSE file system that passes everything through to a directory, until a test has it
+//! err: then calls fail with EIO. Needs root and `/dev/fuse`; what is missing fails the test.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -8,7 +7,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fuser::consts::FOPEN_DIRECT_IO;
@@ -34,13 +33,11 @@ pub enum Fault {
     Erring,
     /// The next so many reads of block files fail with EIO.
     FailingReads(u32),
-    /// No call comes back.
-    Stalling,
 }
 
-type FaultCell = Arc<(Mutex<Fault>, Condvar)>;
+type FaultCell = Arc<Mutex<Fault>>;
 
-/// A mounted file system; calls that stall come back when it is dropped.
+/// A mounted file system.
 pub struct FuseVolume {
     fault: FaultCell,
     session: Option<BackgroundSession>,
@@ -53,7 +50,7 @@ impl FuseVolume {
         let (behind, mounted) = (directory.path().join("behind"), directory.path().join("mounted"));
         fs::create_dir(&behind).unwrap();
         fs::create_dir(&mounted).unwrap();
-        let fault: FaultCell = Arc::new((Mutex::new(Fault::None), Condvar::new()));
+        let fault: FaultCell = Arc::new(Mutex::new(Fault::None));
         let file_system = PassThrough {
             fault: fault.clone(),
             paths: HashMap::from([(FUSE_ROOT_ID, behind)]),
@@ -77,12 +74,11 @@ impl FuseVolume {
     }
 
     pub fn set(&self, fault: Fault) {
-        *self.fault.0.lock().unwrap() = fault;
-        self.fault.1.notify_all();
+        *self.fault.lock().unwrap() = fault;
     }
 
     pub fn fault(&self) -> Fault {
-        *self.fault.0.lock().unwrap()
+        *self.fault.lock().unwrap()
     }
 }
 
@@ -139,11 +135,7 @@ macro_rules! attempt {
 impl PassThrough {
     /// What every call goes through.
     fn pass(&self) -> io::Result<()> {
-        let mut fault = self.fault.0.lock().unwrap();
-        while *fault == Fault::Stalling {
-            fault = self.fault.1.wait(fault).unwrap();
-        }
-        match *fault {
+        match *self.fault.lock().unwrap() {
             Fault::Erring => Err(io::Error::from_raw_os_error(EIO)),
             _ => Ok(()),
         }
@@ -151,7 +143,7 @@ impl PassThrough {
 
     fn pass_read(&self, ino: u64) -> io::Result<()> {
         self.pass()?;
-        let mut fault = self.fault.0.lock().unwrap();
+        let mut fault = self.fault.lock().unwrap();
         let name = self.path(ino)?.file_name().map(OsStr::to_string_lossy);
         let is_block = name.is_some_and(|name| name.starts_with("blk_") && !name.contains(".meta"));
         match *fault {
