@@ -305,7 +305,8 @@ mod tests {
 
     #[test]
     fn a_path_that_others_could_replace_is_refused() {
-        let base = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        // Not below the build directory, which may itself be one that others could replace.
+        let base = tempfile::tempdir_in("/run").unwrap();
         let directory = base.path().join("run");
         std::fs::create_dir(&directory).unwrap();
         let path = directory.join("socket");
