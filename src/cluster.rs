@@ -16,6 +16,7 @@ mod ports;
 mod site;
 mod status;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,20 @@ impl ClusterError {
     }
 }
 
+/// Where a server runs: this machine, or a part of it that has a network of its own.
+#[derive(Clone, Debug)]
+pub struct Host {
+    pub address: IpAddr,
+    /// The command that runs another one there; nothing for this machine as it is.
+    pub enter: Vec<String>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST.into(), enter: Vec::new() }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     /// The `ringfs` executable.
@@ -69,6 +84,9 @@ pub struct ClusterOptions {
     pub discard_block_data: bool,
     /// Who the servers run as, the superuser; `None`: whoever runs this process.
     pub user: Option<String>,
+    pub namenode_host: Host,
+    /// The hosts of the first datanodes, where they are not to be this machine.
+    pub datanode_hosts: Vec<Host>,
 }
 
 impl ClusterOptions {
@@ -83,6 +101,8 @@ impl ClusterOptions {
             data_dirs: Vec::new(),
             discard_block_data: false,
             user: None,
+            namenode_host: Host::default(),
+            datanode_hosts: Vec::new(),
         }
     }
 }
@@ -142,13 +162,19 @@ impl Cluster {
             Server::spawn(
                 "format",
                 &self.options,
+                &self.options.namenode_host,
                 &[&arguments[..], &self.namenode_arguments()].concat(),
             )?
             .wait_for_success()?;
         }
         let arguments = ["namenode".to_owned()].into_iter().chain(self.namenode_arguments());
         let arguments: Vec<String> = arguments.collect();
-        self.namenode = Some(Server::spawn("namenode", &self.options, &arguments)?);
+        self.namenode = Some(Server::spawn(
+            "namenode",
+            &self.options,
+            &self.options.namenode_host,
+            &arguments,
+        )?);
         Ok(())
     }
 
@@ -158,7 +184,9 @@ impl Cluster {
             return Ok(());
         }
         let arguments = self.datanode_arguments(index);
-        let server = Server::spawn(&format!("datanode{index}"), &self.options, &arguments)?;
+        let host = self.datanode_host(index);
+        let name = format!("datanode{index}");
+        let server = Server::spawn(&name, &self.options, &host, &arguments)?;
         self.datanodes[index].server = Some(server);
         Ok(())
     }
@@ -246,22 +274,22 @@ impl Cluster {
     }
 
     pub fn namenode_address(&self) -> String {
-        format!("127.0.0.1:{}", self.namenode_port)
+        format!("{}:{}", self.options.namenode_host.address, self.namenode_port)
     }
 
     /// The address that serves a datanode's blocks.
     pub fn datanode_address(&self, index: usize) -> String {
-        format!("127.0.0.1:{}", self.datanodes[index].ports.transfer)
+        self.at_datanode(index, self.datanodes[index].ports.transfer)
     }
 
     /// The address of a datanode's RPC.
     pub fn datanode_ipc_address(&self, index: usize) -> String {
-        format!("127.0.0.1:{}", self.datanodes[index].ports.ipc)
+        self.at_datanode(index, self.datanodes[index].ports.ipc)
     }
 
     /// The address that serves a datanode's `/metrics`.
     pub fn datanode_http_address(&self, index: usize) -> String {
-        format!("127.0.0.1:{}", self.datanodes[index].ports.http)
+        self.at_datanode(index, self.datanodes[index].ports.http)
     }
 
     pub fn datanode_count(&self) -> usize {
@@ -287,6 +315,14 @@ impl Cluster {
 
     pub fn datanode_pid(&self, index: usize) -> Option<u32> {
         self.datanodes[index].server.as_ref().map(Server::pid)
+    }
+
+    fn datanode_host(&self, index: usize) -> Host {
+        self.options.datanode_hosts.get(index).cloned().unwrap_or_default()
+    }
+
+    fn at_datanode(&self, index: usize, port: u16) -> String {
+        format!("{}:{port}", self.datanode_host(index).address)
     }
 
     fn name_dir(&self) -> PathBuf {
@@ -320,10 +356,10 @@ impl Cluster {
             dirs.iter().map(|dir| format!("{scheme}://{}", dir.display())).collect();
         let definitions = self.definitions([
             ("dfs.datanode.data.dir", dirs.join(",")),
-            ("dfs.datanode.address", format!("127.0.0.1:{}", ports.transfer)),
-            ("dfs.datanode.ipc.address", format!("127.0.0.1:{}", ports.ipc)),
-            ("dfs.datanode.http.address", format!("127.0.0.1:{}", ports.http)),
-            ("dfs.datanode.hostname", "127.0.0.1".to_owned()),
+            ("dfs.datanode.address", self.at_datanode(index, ports.transfer)),
+            ("dfs.datanode.ipc.address", self.at_datanode(index, ports.ipc)),
+            ("dfs.datanode.http.address", self.at_datanode(index, ports.http)),
+            ("dfs.datanode.hostname", self.datanode_host(index).address.to_string()),
         ]);
         let flag = discards.then(|| "--bench-discard-block-data".to_owned());
         ["datanode".to_owned()].into_iter().chain(definitions).chain(flag).collect()

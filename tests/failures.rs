@@ -9,20 +9,19 @@
 //! RINGFS_FAILURE, such as RINGFS_FAILURE=Java/3/Closing.
 
 mod case;
-mod processes;
 mod site;
 mod writer;
 
 use std::time::Duration;
 
-use crate::cluster::{TestCluster, sample, wait_for};
+use crate::cluster::{TestCluster, processes, sample, wait_for};
 use case::{Case, Stage, Victim};
 use site::Site;
 use writer::Kind;
 
 /// Short patience, so that a case takes a second or two. Hadoop's client and the command line read
 /// these from the cluster's configuration, hdfs-native is handed them.
-const SETTINGS: [(&str, &str); 11] = [
+pub const SETTINGS: [(&str, &str); 11] = [
     ("dfs.client.socket-timeout", "1500"),
     ("ringfs.pipeline.timeout.per-datanode", "500"),
     ("dfs.client.block.write.replace-datanode-on-failure.best-effort", "true"),

@@ -20,6 +20,7 @@ mod java_client;
 mod metrics;
 mod namenode_kills;
 mod our_client;
+mod partitions;
 mod planned_restart;
 mod python_clients;
 mod replication;

@@ -77,6 +77,14 @@ impl Site {
     }
 
     #[track_caller]
+    fn assert_lost(&self, methods: &[&str]) {
+        let lost = self.proxy.lost_methods();
+        let missing: Vec<_> =
+            methods.iter().filter(|method| !lost.iter().any(|name| name == **method)).collect();
+        assert!(missing.is_empty(), "no reply was lost of {missing:?}, only of {lost:?}");
+    }
+
+    #[track_caller]
     fn assert_holds(&self, path: &str, bytes: &[u8]) {
         let library = self.cluster.lock().unwrap().library();
         assert!(library.read(path).unwrap() == bytes, "{path}");
@@ -136,6 +144,22 @@ fn calls_get_their_first_answers(site: &Site) {
     assert_eq!((status.mtime_ms, status.atime_ms), (1_000, 2_000));
     let create = site.runtime.block_on(site.client.create("/c/one", CreateOptions::default()));
     assert!(create.is_err_and(|error| error.to_string().contains("already exists")));
+    site.assert_lost(&[
+        "create",
+        "addBlock",
+        "complete",
+        "append",
+        "fsync",
+        "truncate",
+        "rename",
+        "rename2",
+        "setReplication",
+        "delete",
+        "concat",
+        "mkdirs",
+        "setPermission",
+        "setTimes",
+    ]);
 }
 
 /// updateBlockForPipeline, getAdditionalDatanode and updatePipeline of a writer whose datanodes die,
@@ -157,4 +181,12 @@ fn a_pipeline_recovers_though_every_reply_is_lost() {
     site.cluster.lock().unwrap().kill_datanode(2);
     site.write("/g", &bytes);
     site.assert_holds("/g", &bytes);
+    site.assert_lost(&[
+        "updateBlockForPipeline",
+        "getAdditionalDatanode",
+        "updatePipeline",
+        "abandonBlock",
+        "addBlock",
+        "complete",
+    ]);
 }

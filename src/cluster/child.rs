@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use super::{ClusterError, ClusterOptions};
+use super::{ClusterError, ClusterOptions, Host};
 
 /// Tells a child which process it must not outlive.
 const PARENT_VARIABLE: &str = "RINGFS_PARENT_PID";
@@ -42,10 +42,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Runs the binary with `arguments`, its output appended to its log.
+    /// Runs the binary with `arguments` on `host`, its output appended to its log. What enters the
+    /// host must become the binary, not start it: this process signals its child.
     pub fn spawn(
         name: &str,
         options: &ClusterOptions,
+        host: &Host,
         arguments: &[String],
     ) -> Result<Self, ClusterError> {
         let log = options.directory.join("logs").join(format!("{name}.log"));
@@ -55,7 +57,14 @@ impl Server {
             .open(&log)
             .map_err(ClusterError::file("open", &log))?;
         let errors = output.try_clone().map_err(ClusterError::file("open", &log))?;
-        let mut command = Command::new(&options.binary);
+        let mut command = match host.enter.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&options.binary);
+                command
+            }
+            None => Command::new(&options.binary),
+        };
         if let Some(user) = &options.user {
             command.env("HADOOP_USER_NAME", user);
         }
@@ -192,7 +201,9 @@ mod tests {
     fn a_dead_child_is_named_with_the_end_of_its_log() {
         let directory = tempfile::tempdir().unwrap();
         let script = shell("seq 1 30; echo cannot bind >&2; exit 3");
-        let server = Server::spawn("datanode7", &options(directory.path()), &script).unwrap();
+        let server =
+            Server::spawn("datanode7", &options(directory.path()), &Host::default(), &script)
+                .unwrap();
         let message = server.wait_for_success().unwrap_err().to_string();
         assert!(message.contains("datanode7 ended with exit status: 3"), "{message}");
         assert!(message.contains("logs/datanode7.log"), "{message}");
@@ -205,14 +216,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let options = options(directory.path());
         let gentle = shell("trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done");
-        let mut server = Server::spawn("gentle", &options, &gentle).unwrap();
+        let mut server = Server::spawn("gentle", &options, &Host::default(), &gentle).unwrap();
         while tail(&server.log).is_empty() {
             server.check().unwrap();
         }
         server.stop(Duration::from_secs(5)).unwrap();
 
         let deaf = shell("trap '' TERM; echo up; while :; do sleep 0.01; done");
-        let mut server = Server::spawn("deaf", &options, &deaf).unwrap();
+        let mut server = Server::spawn("deaf", &options, &Host::default(), &deaf).unwrap();
         while tail(&server.log).is_empty() {
             server.check().unwrap();
         }

@@ -3,7 +3,9 @@
 pub mod disks;
 pub mod fuse_volume;
 pub mod java;
+pub mod namespaces;
 pub mod prerequisites;
+pub mod processes;
 pub mod reply_proxy;
 pub mod sample;
 
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use namespaces::{Network, Place};
 use ringfs::cluster::{Cluster, ClusterOptions};
 use ringfs_client::{BlockLocation, Client, ClientError, CreateOptions};
 use ringfs_protocol::site_config::Configuration;
@@ -64,6 +67,17 @@ impl TestCluster {
         let directory = temporary_directory();
         let mut options = options(directory.path(), datanodes, settings);
         options.data_dirs = data_dirs;
+        let cluster = Cluster::start(options).unwrap_or_else(|error| panic!("{error}"));
+        Self { cluster, directory }
+    }
+
+    /// Each server on a host of `network` of its own.
+    pub fn start_in(network: &Network, datanodes: usize, settings: &[(&str, &str)]) -> Self {
+        let directory = temporary_directory();
+        let mut options = options(directory.path(), datanodes, settings);
+        options.namenode_host = network.host(Place::Namenode);
+        options.datanode_hosts =
+            (0..datanodes).map(|index| network.host(Place::Datanode(index))).collect();
         let cluster = Cluster::start(options).unwrap_or_else(|error| panic!("{error}"));
         Self { cluster, directory }
     }
@@ -154,6 +168,28 @@ impl TestCluster {
             .into_iter()
             .find(|file| file.file_name().is_some_and(|found| *found == *name))
             .unwrap_or_else(|| panic!("datanode {datanode} has no {name}"))
+    }
+
+    /// Whether the disks hold `expected` replicas and nothing else, each of them what `bytes` are from
+    /// some block's start; else what is wrong.
+    pub fn replicas_are_right(&self, bytes: &[u8], expected: usize) -> Result<(), String> {
+        let mut found = 0;
+        let datanodes = 0..self.cluster.datanode_count();
+        for file in datanodes.flat_map(|index| block_files(&self.data_dir(index))) {
+            if file.extension().is_some_and(|extension| extension == "meta") {
+                continue;
+            }
+            found += 1;
+            let data = std::fs::read(&file).map_err(|error| format!("{file:?}: {error}"))?;
+            let mut starts = (0..bytes.len()).step_by(sample::BLOCK);
+            if !starts.any(|start| bytes[start..].starts_with(&data)) {
+                return Err(format!("{} holds something else", file.display()));
+            }
+        }
+        match found == expected {
+            true => Ok(()),
+            false => Err(format!("{found} replicas on the disks instead of {expected}")),
+        }
     }
 
     /// Finalized replicas of a datanode, by block id.

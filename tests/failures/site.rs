@@ -1,13 +1,12 @@
 //! The cluster that cases run on one after the other, and one case on it.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::SETTINGS;
 use super::case::{Blow, Case, Stage, Victim};
-use super::processes::{self, Signal};
 use super::writer::{FILE_LEN, Kind, Request, Writer};
-use crate::cluster::{Library, TestCluster, block_files, sample, wait_for};
+use crate::cluster::processes::{self, Signal};
+use crate::cluster::{Library, TestCluster, sample, wait_for};
 
 /// One more than the largest replication: a replacement for one that fails.
 const DATANODES: usize = 4;
@@ -144,33 +143,10 @@ impl Site {
                 self.holders(path, case.replication)
             }
             _ => wait_for("the writer has its pipeline", Duration::from_secs(10), || {
-                self.pipeline(writer, case.replication)
+                processes::pipeline(&self.cluster, writer, case.replication)
             }),
         };
         places.into_iter().filter_map(|place| nodes.get(place).copied()).collect()
-    }
-
-    /// A way of `len` datanodes from the writer over the connections that there are. A connection of an
-    /// earlier block that is not closed yet leads nowhere.
-    fn pipeline(&self, writer: u32, len: usize) -> Option<Vec<usize>> {
-        let pids = (0..DATANODES).map(|index| self.cluster.datanode_pid(index));
-        let connections: Vec<HashSet<u16>> =
-            pids.map(|pid| pid.map(processes::connected_ports).unwrap_or_default()).collect();
-        let mut ways = vec![(processes::connected_ports(writer), Vec::new())];
-        while let Some((ports, way)) = ways.pop() {
-            if way.len() == len {
-                return Some(way);
-            }
-            for next in (0..DATANODES).filter(|index| !way.contains(index)) {
-                let address = self.cluster.datanode_address(next);
-                let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
-                if port.is_some_and(|port| ports.contains(&port)) {
-                    let way = way.iter().copied().chain([next]).collect();
-                    ways.push((connections[next].clone(), way));
-                }
-            }
-        }
-        None
     }
 
     fn strike(&mut self, case: &Case, victims: &[usize], writer: u32) {
@@ -252,23 +228,7 @@ impl Site {
         let replicas = |(_, len, replication): &(String, usize, usize)| {
             len.div_ceil(sample::BLOCK) * replication
         };
-        let expected: usize = self.files.iter().map(replicas).sum();
-        let mut found = 0;
-        for file in (0..DATANODES).flat_map(|index| block_files(&self.cluster.data_dir(index))) {
-            if file.extension().is_some_and(|extension| extension == "meta") {
-                continue;
-            }
-            found += 1;
-            let data = std::fs::read(&file).map_err(|error| format!("{file:?}: {error}"))?;
-            let starts = (0..FILE_LEN).step_by(sample::BLOCK);
-            if !starts.into_iter().any(|start| self.bytes[start..].starts_with(&data)) {
-                return Err(format!("{} holds something else", file.display()));
-            }
-        }
-        match found == expected {
-            true => Ok(()),
-            false => Err(format!("{found} replicas on the disks instead of {expected}")),
-        }
+        self.cluster.replicas_are_right(&self.bytes, self.files.iter().map(replicas).sum())
     }
 
     pub fn last_logs(&self) -> String {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use ringfs_client::CreateOptions;
 use ringfs_protocol::site_config::Configuration;
 
-use super::processes::{self, Signal};
 use crate::cluster::java::JavaShell;
+use crate::cluster::processes::{self, Signal};
 use crate::cluster::{TestCluster, sample};
 
 /// Length of every file written: two blocks and a part, which ends within a chunk.

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use rustix::process::Pid;
 pub use rustix::process::Signal;
 
+use super::TestCluster;
+
 /// Fails only for a process that is gone.
 pub fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid as i32).expect("not 0");
@@ -38,4 +40,28 @@ pub fn connected_ports(pid: u32) -> HashSet<u16> {
             (*state == established && sockets.contains(*inode)).then_some(port)
         })
         .collect()
+}
+
+/// A way of `len` datanodes from the writer over the connections that there are. A connection of an
+/// earlier block that is not closed yet leads nowhere.
+pub fn pipeline(cluster: &TestCluster, writer: u32, len: usize) -> Option<Vec<usize>> {
+    let datanodes = 0..cluster.datanode_count();
+    let pids = datanodes.clone().map(|index| cluster.datanode_pid(index));
+    let connections: Vec<HashSet<u16>> =
+        pids.map(|pid| pid.map(connected_ports).unwrap_or_default()).collect();
+    let mut ways = vec![(connected_ports(writer), Vec::new())];
+    while let Some((ports, way)) = ways.pop() {
+        if way.len() == len {
+            return Some(way);
+        }
+        for next in datanodes.clone().filter(|index| !way.contains(index)) {
+            let address = cluster.datanode_address(next);
+            let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+            if port.is_some_and(|port| ports.contains(&port)) {
+                let way = way.iter().copied().chain([next]).collect();
+                ways.push((connections[next].clone(), way));
+            }
+        }
+    }
+    None
 }
