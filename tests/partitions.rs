@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 
 use ringfs_client::{CreateOptions, FileWriter};
 use ringfs_protocol::block::GenerationStamp;
-use ringfs_protocol::messages::DatanodeReportTypeProto;
+use ringfs_protocol::messages::{
+    DatanodeReportTypeProto, TriggerBlockReportRequestProto, TriggerBlockReportResponseProto,
+};
+use ringfs_protocol::rpc::client::{RpcClient, RpcClientOptions};
+use ringfs_protocol::rpc::protocol_name;
 
 use crate::cluster::namespaces::{Network, Place};
 use crate::cluster::{BINARY, Library, Outcome, TestCluster, processes, sample, wait_for};
@@ -80,13 +84,29 @@ impl Site {
         assert!(self.library.read(path).unwrap() == bytes, "{path}");
     }
 
-    /// The disks come to hold as many replicas as there should be, all of them right.
+    /// The disks come to hold as many replicas as there should be, all of them right. An order to delete
+    /// one may have been lost with the heartbeat's reply that carried it: what tells then is the next
+    /// full report, which is asked for here as an operator would.
     #[track_caller]
     fn await_replicas(&self, expected: usize) {
         let started = Instant::now();
         while let Err(why) = self.cluster.replicas_are_right(&self.bytes, expected) {
             assert!(started.elapsed() < SOON, "after {SOON:?}: {why}");
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_secs(1));
+            self.ask_for_full_reports();
+        }
+    }
+
+    fn ask_for_full_reports(&self) {
+        let request = TriggerBlockReportRequestProto { incremental: false, nn_address: None };
+        for index in 0..DATANODES {
+            let address = self.cluster.datanode_ipc_address(index);
+            let protocol = protocol_name::CLIENT_DATANODE;
+            let datanode =
+                RpcClient::new(&address, protocol, "operator", RpcClientOptions::default());
+            let asked: Result<TriggerBlockReportResponseProto, _> =
+                self.library.run(async |_| datanode.call("triggerBlockReport", &request).await);
+            asked.unwrap_or_else(|error| panic!("{address}: {error}"));
         }
     }
 
