@@ -5,11 +5,11 @@
 //! that failed is not asked again until all others failed too; then the locations are asked for anew,
 //! after a pause, a few times. A replica with a wrong checksum is reported to the namenode.
 
-use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::{Buf, Bytes};
 use ringfs_protocol::block::ExtendedBlock;
+use ringfs_protocol::collections::HashSet;
 use ringfs_protocol::error::java;
 use ringfs_protocol::messages::{
     DatanodeIDProto, GetReplicaVisibleLengthRequestProto, GetReplicaVisibleLengthResponseProto,

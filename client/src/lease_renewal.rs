@@ -45,6 +45,7 @@ impl LeaseRenewal {
 async fn renew_until(mut closed: watch::Receiver<()>, namenode: Namenode, holder: String) {
     loop {
         tokio::select! {
+            biased;
             _ = closed.changed() => return,
             () = tokio::time::sleep(LEASE_RENEWAL_INTERVAL) => {}
         }

@@ -6,11 +6,11 @@
 //! [`DELETED_GATHER_TIME`]; RECEIVING goes along with the next message. What could not be sent goes
 //! back, unless something newer was queued meanwhile.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use ringfs_protocol::block::{Block, BlockId};
+use ringfs_protocol::collections::HashMap;
 use ringfs_protocol::messages::{
     BlockStatus, DatanodeStorageProto, ReceivedDeletedBlockInfoProto,
     StorageReceivedDeletedBlocksProto,

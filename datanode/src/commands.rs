@@ -1,12 +1,13 @@
 //! Carries out what the namenode asks for on its heartbeat replies. Commands come from the link in
 //! order; what takes long runs beside it.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::sync::Arc;
 
 use ringfs_protocol::block::{Block, ExtendedBlock};
+use ringfs_protocol::blocking;
+use ringfs_protocol::collections::HashMap;
 use ringfs_protocol::messages::{
     BlockCommandAction, BlockCommandProto, BlockRecoveryCommandProto, DatanodeCommandProto,
     DatanodeCommandType,
@@ -107,7 +108,7 @@ impl Commands {
 /// Each volume's deletions run on a thread of their own, one command at a time: they wait for its
 /// disk.
 async fn delete_all(dataset: Arc<Dataset>, command: BlockCommandProto) {
-    let mut by_volume: HashMap<String, (Arc<Volume>, Vec<ExtendedBlock>)> = HashMap::new();
+    let mut by_volume: HashMap<String, (Arc<Volume>, Vec<ExtendedBlock>)> = HashMap::default();
     for block in &command.blocks {
         let block =
             ExtendedBlock { pool_id: command.block_pool_id.clone(), block: Block::from(block) };
@@ -123,12 +124,9 @@ async fn delete_all(dataset: Arc<Dataset>, command: BlockCommandProto) {
         let dataset = dataset.clone();
         tokio::spawn(async move {
             let _turn = volume.deletions_turn().lock().await;
-            let runtime = tokio::runtime::Handle::current();
-            let deleting = tokio::task::spawn_blocking(move || {
-                runtime.block_on(delete_each(&dataset, &blocks))
-            });
+            let deleting = async move { delete_each(&dataset, &blocks).await };
             // It is not cancelled, and a panic was told of where it happened.
-            let _ = deleting.await;
+            let _ = blocking::drive(deleting).await;
         });
     }
 }

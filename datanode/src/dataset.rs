@@ -4,7 +4,6 @@
 //! Shared by all threads. The map is sharded; a lookup takes one short lock. What changes a replica
 //! is in `transitions` and `replica_recovery`.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::RwLock;
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, ReplicaState};
 use ringfs_protocol::block_report::ReportedReplica;
+use ringfs_protocol::collections::HashMap;
 use ringfs_protocol::messages::StorageTypeProto;
 use tokio::sync::{MutexGuard, Notify};
 use tracing::{info, warn};

@@ -10,7 +10,7 @@
 //! A volume whose disk does not answer within `dfs.datanode.disk.check.timeout` fails here.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringfs_protocol::messages::{DISK_ERROR, FATAL_DISK_ERROR};
 use ringfs_protocol::settings;
@@ -102,6 +102,7 @@ impl FailedVolumes {
             }
             let next_look = tokio::time::sleep(LOOK_INTERVAL);
             tokio::select! {
+                biased;
                 () = self.dataset.volume_failed() => {}
                 () = next_look => {}
             }
@@ -118,7 +119,7 @@ impl FailedVolumes {
             && waited >= self.check_timeout
         {
             volume.mark_failed(&stalled(waited.as_secs()));
-        } else if health.writes_stand_still(Instant::now()) {
+        } else if health.writes_stand_still(tokio::time::Instant::now().into_std()) {
             volume.suspect(&DatanodeError::Storage {
                 path: volume.location(),
                 why: "writes are under way, and none has ended of late".into(),

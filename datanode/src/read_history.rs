@@ -6,10 +6,11 @@
 //! remembered exceeds what memory can hold: bytes that come again after more than that would be
 //! gone from the cache before they were of use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 use ringfs_protocol::block::BlockId;
+use ringfs_protocol::collections::HashMap;
 
 use crate::limits::READ_HISTORY_BLOCKS_MAX;
 use crate::ring::SLAB_BYTES;

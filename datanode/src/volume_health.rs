@@ -82,7 +82,10 @@ impl Default for VolumeHealth {
             writes_begun: AtomicU64::default(),
             writes_ended: AtomicU64::default(),
             write_times: WriteTimes::default(),
-            progress: Mutex::new(Progress { ended: 0, seen: Instant::now() }),
+            progress: Mutex::new(Progress {
+                ended: 0,
+                seen: tokio::time::Instant::now().into_std(),
+            }),
         }
     }
 }

@@ -5,9 +5,10 @@
 //! are kept beside either. Settled blocks are by far the most: 56 bytes each with up to four
 //! replicas, ordered, so that a sweep over all of them can pause anywhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
+use ringfs_protocol::collections::HashMap;
 use smallvec::SmallVec;
 
 use crate::block_manager::{BlockState, StoredBlock};

@@ -1,8 +1,8 @@
 //! `concat`: the blocks of several files become one file's, without a byte being copied.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use ringfs_protocol::collections::HashSet;
 use ringfs_protocol::messages::{ConcatRequestProto, ConcatResponseProto};
 
 use crate::error::{NamenodeError, Result};
@@ -54,7 +54,7 @@ impl Namesystem {
             return refuse(format!("concat: target file {} is under construction", target.path));
         }
         let mut sources = Vec::with_capacity(request.srcs.len());
-        let mut seen = HashSet::from([inode.id]);
+        let mut seen = HashSet::from_iter([inode.id]);
         for source in &request.srcs {
             let path = self.resolve(update, call, source, PathUse::Existing)?;
             call.principal.check_last(&path, READ)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use ringfs_protocol::blocking;
 use ringfs_protocol::messages::*;
 use ringfs_protocol::rpc::server::{Call, CallError};
 
@@ -228,7 +229,7 @@ impl Namesystem {
             return blocks.full_report(uuid, lease, is_last, &request.reports);
         }
         // A million replicas take seconds: not on a thread that serves others.
-        let taken_in = tokio::task::spawn_blocking(move || {
+        let taken_in = blocking::run(move || {
             let uuid = &request.registration.datanode_id.datanode_uuid;
             blocks.full_report(uuid, lease, is_last, &request.reports)
         });

@@ -9,11 +9,12 @@
 //! A live datanode silent for the stale interval is *stale*: last choice for readers and writers.
 //! Datanodes and storages are named by their slots, four bytes each, wherever replicas are kept.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringfs_protocol::block::Block;
+use ringfs_protocol::collections::HashMap;
 use ringfs_protocol::messages::{
     DatanodeIDProto, DatanodeInfoProto, DatanodeStorageProto, DatanodeStorageReportProto,
     StorageReportProto, StorageState, StorageTypeProto,
@@ -129,7 +130,7 @@ impl Datanodes {
         Self {
             nodes: Vec::new(),
             storages: Vec::new(),
-            by_uuid: HashMap::new(),
+            by_uuid: HashMap::default(),
             live: Vec::new(),
             intervals,
             scheduled_since_ms: 0,

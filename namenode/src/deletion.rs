@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use ringfs_protocol::block::BlockId;
+use ringfs_protocol::blocking;
 use ringfs_protocol::messages::DeleteResponseProto;
 
 use crate::error::{NamenodeError, Result};
@@ -151,7 +152,7 @@ impl Namesystem {
 pub(crate) async fn run_blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(read)
+    blocking::run(read)
         .await
         .map_err(|error| NamenodeError::Io(format!("a reading task failed: {error}")))?
 }

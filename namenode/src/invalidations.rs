@@ -7,9 +7,10 @@
 //! for obeyed after [`OBEYED_AFTER_MS`]. An order that was never confirmed is given once more after
 //! [`REPEATED_AFTER_MS`]: the reply that carried it may have been lost.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp};
+use ringfs_protocol::collections::HashMap;
 
 use crate::limits::{OBEYED_AFTER_MS, REPEATED_AFTER_MS};
 

@@ -8,11 +8,11 @@
 //! then closes the file (`block_recovery.rs`). A recovery that came to nothing, or that a restart cut
 //! short, is started anew after its time (Apache waits for the hard limit, or for another caller).
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp};
+use ringfs_protocol::collections::{HashMap, HashSet};
 
 use crate::block_locations::{last_block, penultimate_block};
 use crate::block_manager::RecoveryRequest;
@@ -42,8 +42,8 @@ impl Leases {
     /// Every stored lease starts as if renewed now.
     pub fn load(snapshot: &Snapshot, now_ms: u64) -> Result<Self> {
         let leases = snapshot.scan_prefix(Space::Leases, &[], usize::MAX)?;
-        let mut renewals_ms = HashMap::new();
-        let mut unfinished = HashSet::new();
+        let mut renewals_ms = HashMap::default();
+        let mut unfinished = HashSet::default();
         for (holder, id) in leases.iter().filter_map(|(key, _)| split_lease_key(key)) {
             renewals_ms.insert(holder, now_ms);
             if let Some(inode) = snapshot.inode(id)?

@@ -3,10 +3,11 @@
 //! Each risk's blocks are taken in turn, ascending and round again, so that blocks for which there
 //! is no source or target now do not keep others waiting.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use ringfs_protocol::block::BlockId;
+use ringfs_protocol::collections::HashMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Risk {

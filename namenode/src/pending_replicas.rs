@@ -1,9 +1,10 @@
 //! Replicas that are on their way: ordered from a datanode, or written by a pipeline and not
 //! reported yet. They count as good for deciding whether to order more, until they time out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use ringfs_protocol::block::BlockId;
+use ringfs_protocol::collections::HashMap;
 use smallvec::SmallVec;
 
 use crate::datanodes::StorageIndex;
@@ -23,7 +24,7 @@ struct Pending {
 
 impl PendingReplicas {
     pub fn new(timeout_ms: u64) -> Self {
-        Self { blocks: HashMap::new(), deadlines: BTreeSet::new(), timeout_ms }
+        Self { blocks: HashMap::default(), deadlines: BTreeSet::new(), timeout_ms }
     }
 
     pub fn add(&mut self, id: BlockId, targets: &[StorageIndex], now_ms: u64) {

@@ -7,12 +7,12 @@
 //! that has its share already. Within a datanode a storage is drawn by its free space. All chance
 //! comes from the generator handed in.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use ringfs_protocol::collections::HashSet;
 use ringfs_protocol::messages::{StorageState, StorageTypeProto};
 
 use crate::datanodes::{Datanodes, NodeIndex, Storage, StorageIndex, saturating_sum};

@@ -6,9 +6,8 @@
 //! that was delayed or repeated. Changes are remembered for one lease's life at least, and for two
 //! at most.
 
-use std::collections::HashMap;
-
 use ringfs_protocol::block::{BlockId, GenerationStamp};
+use ringfs_protocol::collections::HashMap;
 
 use crate::datanodes::StorageIndex;
 use crate::limits::BLOCK_REPORT_LEASE_MS;

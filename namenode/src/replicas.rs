@@ -7,7 +7,7 @@
 //! on each change weighs the good replicas against the file's replication (see
 //! [`crate::redundancy`]). An append or a recovery opens it again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
+use ringfs_protocol::collections::HashMap;
 use tokio::sync::Notify;
 
 use crate::block_manager::{BlockManagerConfig, RecoveryRequest, StoredBlock, StoredBlocks};
@@ -85,7 +86,7 @@ impl Replicas {
             leaving: Leaving::default(),
             from_the_future: BTreeSet::new(),
             delete_hint: None,
-            waiters: HashMap::new(),
+            waiters: HashMap::default(),
         }
     }
 

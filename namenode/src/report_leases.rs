@@ -2,13 +2,12 @@
 //! still the one that was asked for. A report whose lease is unknown, expired or used up is ignored,
 //! so a delayed or repeated one changes nothing. Lease 0 comes from datanodes that know no leases.
 
-use std::collections::HashMap;
-
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::datanodes::NodeIndex;
 use crate::limits::{BLOCK_REPORT_LEASE_MS, BLOCK_REPORT_LEASES_MAX};
+use ringfs_protocol::collections::HashMap;
 
 #[derive(Debug, Default)]
 pub(crate) struct ReportLeases {

@@ -13,10 +13,10 @@
 //! depends on it: a settled block without its copies, or an open one whose other replicas are fewer
 //! than a write needs; such a block holds the datanode until its file is closed and copied.
 
-use std::collections::HashMap;
 use std::ops::Bound;
 
 use ringfs_protocol::block::BlockId;
+use ringfs_protocol::collections::HashMap;
 use ringfs_protocol::messages::AdminState;
 
 use crate::block_map::Open;

@@ -6,7 +6,9 @@
 
 pub mod block;
 pub mod block_report;
+pub mod blocking;
 pub mod checksum;
+pub mod collections;
 pub mod domain_socket;
 pub mod error;
 pub mod file_checksum;

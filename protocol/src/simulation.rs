@@ -33,7 +33,7 @@ pub trait Stream: Debug + Send + Sync {
 }
 
 thread_local! {
-    static CHOICES: Cell<u64> = const { Cell::new(0) };
+    static CHOICES: Cell<Option<u64>> = const { Cell::new(None) };
     static NETWORK: RefCell<Option<Arc<dyn Network>>> = const { RefCell::new(None) };
 }
 
@@ -42,25 +42,28 @@ pub fn enter(network: Arc<dyn Network>) {
     NETWORK.set(Some(network));
 }
 
-/// Begins the choices of [`random`] anew.
+/// Begins the choices of this thread anew, until [`leave`].
 pub fn seed(seed: u64) {
-    CHOICES.set(seed);
+    CHOICES.set(Some(seed));
 }
 
-/// A number from 0 to 1 where the thread runs a simulated world, by its seed (SplitMix64).
-pub fn random() -> Option<f64> {
-    if !is_entered() {
-        return None;
-    }
-    let state = CHOICES.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-    CHOICES.set(state);
+/// The next choice of the seed (SplitMix64); `None` in a thread without.
+pub fn choice() -> Option<u64> {
+    let state = CHOICES.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    CHOICES.set(Some(state));
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    Some(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64)
+    Some(mixed ^ (mixed >> 31))
+}
+
+/// A choice from 0 to 1.
+pub fn random() -> Option<f64> {
+    choice().map(|choice| (choice >> 11) as f64 / (1u64 << 53) as f64)
 }
 
 pub fn leave() {
     NETWORK.set(None);
+    CHOICES.set(None);
 }
 
 /// `None` outside of a simulated world.

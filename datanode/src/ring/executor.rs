@@ -331,11 +331,12 @@ impl Executor {
 /// For a world that owns the time, and runs several executors on one thread by turns.
 #[cfg(feature = "simulation")]
 impl Executor {
-    /// Runs what is ready until nothing is, without waiting; whether there was anything.
-    pub fn step(self: &Rc<Self>) -> bool {
+    /// Runs what is ready until nothing is, or for `rounds`, without waiting; whether there was
+    /// anything.
+    pub fn step(self: &Rc<Self>, rounds: u32) -> bool {
         self.on_this_thread(|| {
             let mut has_run = false;
-            loop {
+            for _ in 0..rounds {
                 self.take_remote();
                 if self.ready.borrow().is_empty() {
                     self.turn(Patience::None);
@@ -348,6 +349,7 @@ impl Executor {
                 has_run = true;
                 self.run_ready();
             }
+            has_run
         })
     }
 

@@ -17,6 +17,7 @@ use ringfs_datanode::ring::simulated::new_executor;
 use ringfs_datanode::simulation::{self as datanode, DatanodeConfig};
 use ringfs_datanode::volume::BlockData;
 use ringfs_namenode::clock::Clock;
+use ringfs_namenode::error::NamenodeError;
 use ringfs_namenode::namesystem::Namesystem;
 use ringfs_namenode::simulation as namenode;
 use ringfs_protocol::site_config::Configuration;
@@ -32,6 +33,10 @@ use crate::world::World;
 const SLABS: usize = 12;
 /// Times that tokio's tasks get their turn before time moves.
 const TURNS: usize = 8;
+/// Rounds in which something runs though no time passes: a thousand times what worlds need.
+const ROUNDS_MAX: u32 = 100_000;
+/// Steps of one world: a hundred times what the longest needs.
+const STEPS_MAX: u64 = 20_000_000;
 const CACHE_BYTES: usize = 1 << 20;
 pub const NAMENODE: &str = "nn";
 /// The moment at which worlds begin, in milliseconds since the epoch.
@@ -43,6 +48,7 @@ pub struct Cluster {
     root: PathBuf,
     pub datanodes: Vec<DatanodeHost>,
     pub namenode: NamenodeHost,
+    steps: u64,
 }
 
 pub struct DatanodeHost {
@@ -133,7 +139,7 @@ impl Cluster {
         addresses.extend((0..=clients).map(|n| (format!("client{n}"), client_address(n))));
         world.state().network.addresses.extend(addresses);
         let disk = StoreDisk::default();
-        let database = open_database(&disk);
+        let database = open_database(&disk).expect("a store in memory");
         namenode::format(&database, &configuration, EPOCH_MS).expect("formatting in memory");
         drop(database);
         let host = |number| DatanodeHost { machine: format!("dn{number}"), runs: 0, run: None };
@@ -143,6 +149,7 @@ impl Cluster {
             root: root.to_owned(),
             datanodes: (0..datanodes).map(host).collect(),
             namenode: NamenodeHost { disk, run: None, runs: 0 },
+            steps: 0,
         }
     }
 
@@ -159,27 +166,36 @@ impl Cluster {
     }
 
     pub fn start_namenode(&mut self) {
-        let host = &mut self.namenode;
-        host.runs += 1;
-        let clock = Arc::new(WorldClock(self.world.state().started));
-        let seed = self.world.state().rng.random();
-        let database = open_database(&host.disk);
-        let opened =
-            namenode::open(database, Box::new(host.disk.clone()), &self.configuration, clock, seed);
-        let namesystem = match opened {
-            Ok(namesystem) => namesystem,
-            Err(error) => {
-                let what = format!("the namenode cannot open its store: {error}");
-                return self.world.state().violation(what);
+        let namesystem = loop {
+            self.namenode.runs += 1;
+            match self.open_namesystem() {
+                Ok(namesystem) => break namesystem,
+                Err(_) if self.namenode.disk.has_died() => {
+                    let mut state = self.world.state();
+                    state.fault("namenode: died at its start");
+                    self.namenode.disk = self.namenode.disk.next(false, &mut state.rng);
+                }
+                Err(error) => {
+                    let what = format!("the namenode cannot open its store: {error}");
+                    return self.world.state().violation(what);
+                }
             }
         };
-        let disk = host.disk.clone();
+        let disk = self.namenode.disk.clone();
         let service = Service::new(namenode::service(namesystem.clone()), move || disk.has_died());
         self.world.state().services.add(&namenode_address().to_string(), service);
         let background = tokio::spawn(namenode::run_background(namesystem.clone()));
         let namesystem = Arc::downgrade(&namesystem);
-        host.run = Some(NamenodeRun { namesystem, background });
+        self.namenode.run = Some(NamenodeRun { namesystem, background });
         self.world.state().trace(|| "the namenode starts".to_owned());
+    }
+
+    fn open_namesystem(&self) -> Result<Arc<Namesystem>, NamenodeError> {
+        let disk = &self.namenode.disk;
+        let clock = Arc::new(WorldClock(self.world.state().started));
+        let seed = self.world.state().rng.random();
+        let database = open_database(disk)?;
+        namenode::open(database, Box::new(disk.clone()), &self.configuration, clock, seed)
     }
 
     pub async fn kill_namenode(&mut self, power_is_lost: bool) {
@@ -295,6 +311,10 @@ impl Cluster {
 
     /// Runs what can run now, and moves time to what comes next, at most to `until`.
     pub async fn step(&mut self, until: Instant) {
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            self.stuck("it takes no end of steps");
+        }
         self.settle().await;
         let timers = self.executors().filter_map(|executor| executor.next_timer());
         let next = timers.map(Instant::from_std).chain(self.world.next_event()).min();
@@ -315,10 +335,10 @@ impl Cluster {
     }
 
     async fn settle(&mut self) {
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let mut has_run = false;
             for executor in self.executors() {
-                has_run |= executor.step();
+                has_run |= executor.step(ROUNDS_MAX);
             }
             for _ in 0..TURNS {
                 tokio::task::yield_now().await;
@@ -326,6 +346,14 @@ impl Cluster {
             if !has_run && !self.world.run_due() {
                 return;
             }
+        }
+        self.stuck("something runs and runs, and no time passes");
+    }
+
+    fn stuck(&self, why: &str) {
+        let mut state = self.world.state();
+        if !std::mem::replace(&mut state.is_stuck, true) {
+            state.violation(format!("the world is stuck: {why}"));
         }
     }
 
@@ -362,10 +390,10 @@ impl Cluster {
     }
 }
 
-fn open_database(disk: &StoreDisk) -> redb::Database {
+fn open_database(disk: &StoreDisk) -> Result<redb::Database, redb::DatabaseError> {
     let mut builder = redb::Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    builder.create_with_backend(disk.clone()).expect("a store in memory")
+    builder.create_with_backend(disk.clone())
 }
 
 /// A formatted directory, whose names are not left to chance.

@@ -21,7 +21,9 @@ const SECTOR: u64 = 512;
 
 #[derive(Debug, Default)]
 pub struct Disk {
+    /// By inode.
     files: BTreeMap<u64, FileModel>,
+    next_file: u64,
     directories: BTreeMap<u64, PathBuf>,
     journal: Vec<NameChange>,
     /// Changes of names that are durable.
@@ -40,6 +42,9 @@ pub struct Failures {
 
 #[derive(Debug)]
 struct FileModel {
+    /// The real file system's inodes differ from run to run: where files are taken in turn, it is
+    /// by these.
+    number: u64,
     handle: File,
     durable: Vec<u8>,
     /// Sectors that were written since the last sync.
@@ -100,7 +105,10 @@ impl Disk {
         }
         let handle = OpenOptions::new().read(true).write(true).open(path)?;
         let durable = if is_new { Vec::new() } else { read_all(&handle)? };
-        let model = FileModel { handle, durable, dirty: BTreeSet::new(), len_is_dirty: false };
+        self.next_file += 1;
+        let number = self.next_file;
+        let model =
+            FileModel { number, handle, durable, dirty: BTreeSet::new(), len_is_dirty: false };
         self.files.insert(inode, model);
         Ok(())
     }
@@ -215,7 +223,9 @@ impl Disk {
     /// The host loses power: returns how many sectors and names went back to what they were.
     pub fn lose_power(&mut self, rng: &mut StdRng) -> io::Result<(usize, usize)> {
         let mut sectors = 0;
-        for file in self.files.values_mut() {
+        let mut files: Vec<&mut FileModel> = self.files.values_mut().collect();
+        files.sort_by_key(|file| file.number);
+        for file in files {
             sectors += file.lose_power(rng)?;
         }
         let kept = rng.random_range(self.forced..=self.journal.len());

@@ -243,7 +243,7 @@ impl HostKernel {
     /// Closes the sockets of which no handle is left.
     fn reap(&self) {
         let mut state = self.world.state();
-        let closed: Vec<i32> = {
+        let closed: Vec<(u64, i32)> = {
             let Some(sockets) = state.network.sockets.get(&self.host) else { return };
             let mut polled: Vec<PollFd<'_>> = sockets
                 .values()
@@ -255,9 +255,12 @@ impl HostKernel {
             }
             let hung_up: Vec<bool> =
                 polled.iter().map(|entry| entry.revents().contains(PollFlags::HUP)).collect();
-            sockets.keys().zip(hung_up).filter(|(_, closed)| *closed).map(|(fd, _)| *fd).collect()
+            let closed = sockets.iter().zip(hung_up).filter(|(_, closed)| *closed);
+            let mut closed: Vec<_> = closed.map(|((fd, socket), _)| (socket.number, *fd)).collect();
+            closed.sort_unstable();
+            closed
         };
-        for socket in closed {
+        for (_, socket) in closed {
             let host = self.host.clone();
             state.close_socket(&host, socket);
         }

@@ -22,6 +22,7 @@ pub mod world;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -41,6 +42,8 @@ const MEMORY: &str = "/dev/shm";
 /// After the last fault: enough for dead datanodes to be noticed and leases to end.
 const WRITERS_MAX: Duration = Duration::from_secs(1_800);
 const QUIET: Duration = Duration::from_secs(120);
+/// For what takes no simulated time and does not end: a hundred times what a world takes.
+const REAL_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -98,41 +101,51 @@ pub fn run(seed: u64, options: Options) -> Report {
             _ => former(panic),
         }));
     });
+    let (report, lived) = std::sync::mpsc::channel();
     let living = std::thread::Builder::new().name(format!("seed {seed}")).spawn(move || {
-        mutants::switch(options.mutant);
-        PANICS.with(Panics::set);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime without I/O");
-        let report = runtime.block_on(live(seed, options));
-        drop(runtime);
-        simulation::leave();
-        report
+        // Nobody waits for it where it came too late.
+        let _ = report.send(live_here(seed, options));
     });
-    let lived = living.expect("a thread").join();
-    lived.unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<String>().cloned();
-        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|what| (*what).to_owned()));
-        let violations = vec![format!("panic: {}", what.unwrap_or_default())];
-        Report { seed, violations, ..Report::default() }
-    })
+    let living = living.expect("a thread");
+    let violation = match lived.recv_timeout(REAL_MAX) {
+        Ok(report) => return report,
+        Err(RecvTimeoutError::Timeout) => "the world is stuck: real time runs out".to_owned(),
+        Err(RecvTimeoutError::Disconnected) => {
+            let panic = living.join().expect_err("it has ended without a report");
+            let what = panic.downcast_ref::<String>().cloned();
+            let what = what.or_else(|| panic.downcast_ref::<&str>().map(|&what| what.to_owned()));
+            format!("panic: {}", what.unwrap_or_default())
+        }
+    };
+    Report { seed, violations: vec![violation], ..Report::default() }
+}
+
+fn live_here(seed: u64, options: Options) -> Report {
+    mutants::switch(options.mutant);
+    PANICS.with(Panics::set);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O");
+    let report = runtime.block_on(live(seed, options));
+    drop(runtime);
+    simulation::leave();
+    report
 }
 
 async fn live(seed: u64, options: Options) -> Report {
-    let world = World::new(seed, options.with_log, options.prints);
+    let directory = tempfile::Builder::new()
+        .prefix("ringfs-simulation-")
+        .tempdir_in(MEMORY)
+        .expect("a directory in memory");
+    let world = World::new(seed, directory.path(), options.with_log, options.prints);
     world.state().stops_at_violation = options.mutant.is_some();
     simulation::enter(Arc::new(world.clone()));
     simulation::seed(seed);
     let mut rng = StdRng::seed_from_u64(seed);
     let plan = Plan::of(seed, &mut rng);
     world.state().trace(|| format!("{plan:?}"));
-    let directory = tempfile::Builder::new()
-        .prefix(&format!("ringfs-{}-{seed}-{}", std::process::id(), options.mutant.unwrap_or("")))
-        .rand_bytes(0)
-        .tempdir_in(MEMORY)
-        .expect("a directory in memory");
     let mut cluster = Cluster::new(world.clone(), directory.path(), plan.datanodes, plan.writers);
     cluster.start_namenode();
     for number in 0..plan.datanodes {
@@ -227,12 +240,12 @@ async fn finish(cluster: &mut Cluster, verifier: Reader) {
     }
 }
 
-/// A planted bug has shown itself: nothing more is to be learnt.
+/// A planted bug has shown itself, or nothing moves: nothing more is to be learnt.
 fn is_caught(world: &World) -> bool {
     let panics = PANICS.with(|all| all.all.take());
     let mut state = world.state();
     panics.into_iter().for_each(|panic| state.violation(format!("panic: {panic}")));
-    state.stops_at_violation && !state.violations.is_empty()
+    state.is_stuck || state.stops_at_violation && !state.violations.is_empty()
 }
 
 async fn run_for(cluster: &mut Cluster, time: Duration) {

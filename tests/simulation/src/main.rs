@@ -28,6 +28,9 @@ struct Arguments {
     /// Look for each planted bug instead, or for the ones with this in their names.
     #[arg(long)]
     planted: Option<Option<String>>,
+    /// Print a hash of all that happened to each seed.
+    #[arg(long)]
+    hashes: bool,
     /// Live through each seed twice and compare.
     #[arg(long)]
     twice: bool,
@@ -68,6 +71,9 @@ fn main() -> ExitCode {
                     line(&again.log)
                 ));
             }
+        }
+        if arguments.hashes {
+            println!("seed {seed}: {:016x}", report.trace_hash);
         }
         seeds += 1;
         simulated += report.simulated;

@@ -31,6 +31,7 @@ pub struct Network {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     pub sockets: BTreeMap<Host, BTreeMap<i32, Socket>>,
+    next_socket: u64,
     /// By address: who listens, and on which socket.
     listeners: BTreeMap<SocketAddr, (Host, i32)>,
     /// Directions that let nothing through.
@@ -46,6 +47,9 @@ pub struct Network {
 pub struct Socket {
     /// Hangs up when the last handle on the socket is closed.
     pub hang_up: OwnedFd,
+    /// Descriptors' numbers are the real process's, and differ from run to run: where sockets are
+    /// taken in turn, it is by these.
+    pub number: u64,
     role: Role,
 }
 
@@ -175,7 +179,8 @@ fn number(result: io::Result<u32>) -> Answer {
 impl State {
     pub fn new_socket(&mut self, host: &str) -> io::Result<OwnedFd> {
         let (hang_up, socket) = rustix::pipe::pipe()?;
-        let entry = Socket { hang_up, role: Role::Fresh };
+        self.network.next_socket += 1;
+        let entry = Socket { hang_up, number: self.network.next_socket, role: Role::Fresh };
         let sockets = self.network.sockets.entry(host.to_owned()).or_default();
         sockets.insert(socket.as_raw_fd(), entry);
         Ok(socket)
@@ -547,7 +552,9 @@ impl State {
     pub fn lose_sockets(&mut self, host: &str, silently: bool) {
         self.network.listeners.retain(|_, (owner, _)| owner != host);
         let sockets = self.network.sockets.remove(host).unwrap_or_default();
-        for socket in sockets.into_values() {
+        let mut sockets: Vec<Socket> = sockets.into_values().collect();
+        sockets.sort_by_key(|socket| socket.number);
+        for socket in sockets {
             let ends = match socket.role {
                 Role::Connected(id) => vec![id],
                 Role::Listening { backlog, .. } => backlog.into(),

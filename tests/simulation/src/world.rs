@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,13 +53,17 @@ pub struct State {
     trace: DefaultHasher,
     pub log: Option<Vec<String>>,
     prints: bool,
+    /// Where the disks' files lie, which differs from run to run.
+    root: String,
+    /// The world does not get on any more.
+    pub is_stuck: bool,
     /// What must never happen, and did.
     pub violations: Vec<String>,
     pub stops_at_violation: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, with_log: bool, prints: bool) -> Self {
+    pub fn new(seed: u64, root: &Path, with_log: bool, prints: bool) -> Self {
         let state = State {
             rng: StdRng::seed_from_u64(seed),
             started: Instant::now(),
@@ -72,6 +77,8 @@ impl World {
             trace: DefaultHasher::new(),
             log: with_log.then(Vec::new),
             prints,
+            root: root.display().to_string(),
+            is_stuck: false,
             violations: Vec::new(),
             stops_at_violation: false,
         };
@@ -143,12 +150,13 @@ impl State {
 
     pub fn violation(&mut self, what: String) {
         self.trace(|| format!("VIOLATION: {what}"));
-        self.violations.push(what);
+        self.violations.push(what.replace(&self.root, ""));
     }
 
     /// Notes what happens.
     pub fn trace(&mut self, what: impl Fn() -> String) {
-        let what = format!("{:>9.3} {}", self.started.elapsed().as_secs_f64(), what());
+        let what = what().replace(&self.root, "");
+        let what = format!("{:>9.3} {what}", self.started.elapsed().as_secs_f64());
         what.hash(&mut self.trace);
         if self.prints {
             println!("{what}");
