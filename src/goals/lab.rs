@@ -198,6 +198,11 @@ impl<'a> Lab<'a> {
         self.session.progress(&format!("{}: {what}", self.goal));
     }
 
+    /// A sentence for the report.
+    pub fn find(&mut self, sentence: String) {
+        self.session.find(sentence);
+    }
+
     pub fn judge(&mut self, what: &str, figure: f64, against: Option<f64>, bound: Bound) {
         self.session.judge(Verdict::new(self.goal, what, figure, against, bound));
     }

@@ -3,6 +3,7 @@
 use ringfs_bench::dfsio::{Dfsio, DfsioOptions, Mode};
 use ringfs_bench::file_system::FileSystemOptions;
 use ringfs_bench::limit::floor::{self, FloorOptions};
+use ringfs_bench::limit::paced_writes::PacedWrites;
 use ringfs_bench::pipeline::{self, PipelineOptions};
 use ringfs_bench::report::{Run, Side};
 
@@ -61,6 +62,10 @@ impl Subject {
 
     pub fn floor(name: impl Into<String>, options: FloorOptions) -> Self {
         Self::new(name, Side::Limit, move || Ok(floor::run(&options)?))
+    }
+
+    pub fn paced_writes(name: impl Into<String>, writes: PacedWrites) -> Self {
+        Self::new(name, Side::Limit, move || Ok(writes.run()?))
     }
 }
 

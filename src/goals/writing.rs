@@ -3,6 +3,7 @@
 
 use ringfs_bench::dfsio::Mode;
 use ringfs_bench::limit::floor::{FloorOptions, Store};
+use ringfs_bench::limit::paced_writes::PacedWrites;
 use ringfs_bench::pipeline::PipelineOptions;
 use ringfs_bench::report::Bound::{AtLeast, AtMost};
 use ringfs_bench::report::{Measurement, Run, Side};
@@ -96,13 +97,25 @@ pub fn ack_latency(lab: &mut Lab<'_>) -> Result<(), CommandError> {
         planned("ringfs", Side::Ours, &ours, halves[0]),
         planned("ringfs", Side::Ours, &ours, halves[1]),
         planned("peer", Side::Peer, &peer, halves[1]),
+        disk_alone(lab, halves[0]),
+        disk_alone(lab, halves[1]),
     ])?;
-    let [at_its_own, at_the_peers, peer] = &measured[..] else { unreachable!("three subjects") };
+    let [at_its_own, at_the_peers, peer, disks @ ..] = &measured[..] else {
+        unreachable!("five subjects")
+    };
     let bound = AtMost(0.25);
     let what = "p99 of an ack, each at half of its own peak, us";
     lab.judge_medians(what, (at_its_own, peer), p99_us, bound);
     let what = "p99 of an ack, both at half of the peer's peak, us";
     lab.judge_medians(what, (at_the_peers, peer), p99_us, bound);
+    let peer = median_of(peer, p99_us);
+    let disks: Vec<String> =
+        disks.iter().map(|disk| format!("{:.2}", median_of(disk, p99_us) / peer)).collect();
+    lab.find(format!(
+        "No ack that waits for the disk comes before its write: the p99 of writes of the disk alone \
+         was {} times the p99 of the peer's acks at these rates.",
+        disks.join(" and ")
+    ));
     Ok(())
 }
 
@@ -159,6 +172,18 @@ fn most(beside: &Measurement) -> f64 {
 fn floor(lab: &Lab<'_>, replication: u16) -> FloorOptions {
     let floor = FloorOptions::new(lab.directory(), lab.bytes());
     FloorOptions { replication: replication.into(), ..floor }
+}
+
+/// What a pipeline of three writes to this one disk at this rate.
+fn disk_alone(lab: &Lab<'_>, gb_per_s: f64) -> Subject {
+    let writes = PacedWrites {
+        directory: lab.directory().to_owned(),
+        copies: 3,
+        packet_bytes: 64 << 10,
+        bytes_per_s: (gb_per_s * 1e9) as u64,
+        bytes: lab.bytes(),
+    };
+    Subject::paced_writes(format!("disk alone, three copies at {gb_per_s:.3} GB/s"), writes)
 }
 
 fn counter(run: &Run, name: &str) -> f64 {

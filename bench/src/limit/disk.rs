@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{Advice, FallocateFlags, OFlags};
@@ -56,7 +57,9 @@ pub struct RawDisk {
 impl RawDisk {
     /// `bytes` is rounded down to whole MiB.
     pub fn create(directory: &Path, bytes: u64) -> Result<Self, BenchError> {
-        let path = directory.join(format!("raw-disk-{}", std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("raw-disk-{}-{number}", std::process::id()));
         let bytes = bytes - bytes % (1 << 20);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
@@ -69,6 +72,10 @@ impl RawDisk {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     pub fn write(&self, requests: Requests) -> Result<Run, BenchError> {
@@ -138,6 +145,17 @@ fn timed(transfer: impl FnOnce() -> io::Result<u64>) -> io::Result<Run> {
     Ok(Run { bytes, elapsed, cpu, ..Run::default() })
 }
 
+/// Bytes that do not compress.
+pub(super) fn fill_with_noise(bytes: &mut [u8]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for word in bytes.chunks_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+    }
+}
+
 /// A ring with a buffer for each request that may be in flight.
 struct Transfer {
     ring: Ring,
@@ -147,13 +165,7 @@ struct Transfer {
 impl Transfer {
     fn new(requests: Requests) -> io::Result<Self> {
         let mut ring = Ring::new(requests.bytes * requests.depth, 0)?;
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        for word in ring.bytes_mut(0..requests.bytes * requests.depth).chunks_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
-        }
+        fill_with_noise(ring.bytes_mut(0..requests.bytes * requests.depth));
         Ok(Self { ring, requests })
     }
 

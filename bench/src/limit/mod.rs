@@ -2,13 +2,14 @@
 //!
 //! Every file here is one measure, and a function that other commands call to interleave the limit
 //! with what they measure: [`kernel`] (checksums, copy), [`hop`] (a TCP connection), [`disk`]
-//! (O_DIRECT), [`send_file`] (page cache to socket), [`floor`] (the least write pipeline).
+//! (O_DIRECT), [`paced_writes`] (the same at a fixed rate), [`send_file`] (page cache to socket), [`floor`] (the least write pipeline).
 
 mod child;
 pub mod disk;
 pub mod floor;
 pub mod hop;
 pub mod kernel;
+pub mod paced_writes;
 mod ring;
 pub mod send_file;
 

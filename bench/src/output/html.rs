@@ -91,7 +91,7 @@ fn write_table(page: &mut String, group: &Group<'_>) {
         let cells = row.iter().enumerate().map(|(index, cell)| match (index, heads[index]) {
             (0, _) => format!("<th scope=\"row\">{}</th>", escape(cell)),
             (_, "side") => format!("<td><i class=\"{cell}\"></i>{cell}</td>"),
-            (_, "by process") => format!("<td>{}</td>", escape(cell)),
+            (_, "by process") => format!("<td class=\"processes\">{}</td>", escape(cell)),
             _ => format!("<td class=\"figure\">{}</td>", escape(cell)),
         });
         format!("<tr>{}</tr>", cells.collect::<String>())
