@@ -36,22 +36,3 @@ mod seeded {
         }
     }
 }
-
-#[cfg(all(test, feature = "simulation"))]
-mod tests {
-    use super::*;
-    use crate::simulation;
-
-    #[test]
-    fn a_seed_chooses_the_order() {
-        let order = |seed| {
-            simulation::seed(seed);
-            let set: HashSet<u64> = (0..50).collect();
-            set.into_iter().collect::<Vec<_>>()
-        };
-        let (first, again, other) = (order(1), order(1), order(2));
-        simulation::leave();
-        assert_eq!(first, again);
-        assert_ne!(first, other);
-    }
-}

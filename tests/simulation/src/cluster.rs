@@ -107,8 +107,9 @@ fn ipc_address(number: usize) -> SocketAddr {
 /// The settings of all hosts: times that suit an hour of a small cluster's life.
 fn configuration(clients: usize) -> Configuration {
     let mut configuration = Configuration::default();
-    let users = (0..clients + 1).map(|number| format!("client{number}="));
-    let users: Vec<String> = users.collect();
+    // The last one is the operator.
+    let mut users: Vec<String> = (0..clients).map(|number| format!("client{number}=")).collect();
+    users.push(format!("client{clients}=supergroup"));
     for (name, value) in [
         ("fs.defaultFS", format!("hdfs://{}", namenode_address())),
         ("dfs.namenode.fs-limits.min-block-size", "512".to_owned()),

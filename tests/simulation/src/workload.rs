@@ -318,7 +318,11 @@ impl Reader {
     pub async fn verify(self) {
         if self.promise == Promise::Synced {
             // Whole blocks that were never synced may be gone: an operator decides to go on.
-            let _ = self.client(3_000_000).safe_mode(SafeModeActionProto::SafemodeLeave).await;
+            let left = self.client(3_000_000).safe_mode(SafeModeActionProto::SafemodeLeave).await;
+            if let Err(error) = left {
+                let what = format!("the operator cannot end safe mode: {error}");
+                self.world.state().violation(what);
+            }
         }
         let count = self.oracle.lock().len();
         for number in 0..count {

@@ -1,10 +1,42 @@
 //! Seeds of the simulation for every run of the tests. `tests/campaign` goes looking for others.
 
+use ringfs_protocol::collections::HashSet;
+use ringfs_protocol::simulation;
 use ringfs_simulation::{Options, run};
 
 fn holds(seed: u64) {
     let report = run(seed, Options::default());
     assert!(report.violations.is_empty(), "seed {seed}: {:#?}", report.violations);
+}
+
+/// Of every kind of plan, and a busy one; with others beside it in the same process, which draw from the
+/// same descriptors and inodes.
+#[test]
+fn a_seed_does_the_same_again() {
+    let live = |seed| move || run(seed, Options { with_log: true, ..Options::default() });
+    for seed in [1, 2, 4, 9, 1_001] {
+        let [one, other] = std::thread::scope(|scope| {
+            let both = [scope.spawn(live(seed)), scope.spawn(live(seed))];
+            both.map(|life| life.join().expect("a violation is no panic"))
+        });
+        let differs = one.log.iter().zip(&other.log).find(|(one, other)| one != other);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
+        assert!(one.log.len() > 1_000, "seed {seed} has lived");
+    }
+}
+
+#[test]
+fn a_seed_chooses_the_order_of_hash_tables() {
+    let order = |seed| {
+        simulation::seed(seed);
+        let set: HashSet<u64> = (0..50).collect();
+        set.into_iter().collect::<Vec<_>>()
+    };
+    let (first, again, other) = (order(1), order(1), order(2));
+    simulation::leave();
+    assert_eq!(first, again);
+    assert_ne!(first, other);
 }
 
 /// Seeds that found what is named.
@@ -25,5 +57,15 @@ mod found {
     #[test]
     fn a_reader_waits_for_the_replicas_of_a_promised_block_after_a_restart() {
         holds(3);
+    }
+
+    #[test]
+    fn a_lease_ends_though_blocks_that_were_never_synced_are_gone() {
+        holds(9);
+    }
+
+    #[test]
+    fn a_namenode_that_dies_at_its_start_starts_again() {
+        holds(101);
     }
 }
