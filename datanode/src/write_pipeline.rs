@@ -236,7 +236,6 @@ impl BlockStream {
         receiver.feed(&connection.received.split());
         let mut message = ReceiveMessage::new();
         let mut packets = VecDeque::new();
-        let mut more_in_socket = receiver.has_backlog();
         loop {
             // Before a new slab, for the sink moves its last partial sector there: what has arrived
             // in the old one must be with the sink by then.
@@ -252,28 +251,29 @@ impl BlockStream {
             if receiver.has_backlog() && receiver.room_len() < receiver.room_needed() {
                 continue;
             }
-            // More may have come while these packets were passed on.
-            if !more_in_socket && !connection.stream.available().is_ok_and(|count| count > 0) {
+            // The mirror sends them now, and more comes meanwhile.
+            ring::yield_now().await;
+            let mut available = connection.stream.available();
+            if matches!(available, Ok(0)) {
                 self.await_bytes(connection, &mut receiver).await?;
                 if receiver.has_backlog() {
                     // The wait was long, and the memory given back: what was there comes first.
-                    more_in_socket = true;
                     continue;
                 }
                 self.make_room(&mut receiver).await;
+                available = connection.stream.available();
             }
             // Where it cannot be told, all is predicted.
-            if let Ok(available) = connection.stream.available() {
+            if let Ok(available) = available {
                 receiver.foresee(available, |at, prefix| connection.stream.peek(at, prefix));
             }
             receiver.plan(&mut message);
             let (received, returned) = connection.stream.receive_message(message).await;
             message = returned;
-            let received =
+            let count =
                 received.map_err(|error| connection.failed(format!("receiving: {error}")))?;
-            more_in_socket = received.more_in_socket;
-            receiver.received(&mut message, received.count, &mut packets)?;
-            if received.count == 0 {
+            receiver.received(&mut message, count, &mut packets)?;
+            if count == 0 {
                 return Err(connection.failed("closed before the block's last packet".to_owned()));
             }
         }

@@ -143,9 +143,14 @@ impl Operation {
 pub struct Outcome {
     /// A count or a descriptor, by the operation's kind.
     pub result: io::Result<u32>,
-    /// More bytes lay in the socket when a receive was done.
-    pub more_in_socket: bool,
     pub notice: Notice,
+}
+
+impl Outcome {
+    /// Of an operation with nothing else to tell.
+    pub fn of(result: io::Result<u32>) -> Self {
+        Self { result, notice: Notice::None }
+    }
 }
 
 /// How the kernel lets go of memory that it sends from.
@@ -181,6 +186,11 @@ pub trait Driver {
     /// The operation's heap memory (buffers, message, path, address) must stay alive and untouched
     /// until that completion.
     unsafe fn submit(&mut self, token: u64, operation: &mut Operation);
+
+    /// Carries `operation` out at once where that takes no waiting; `None` if nothing was done.
+    fn attempt(&mut self, _operation: &mut Operation) -> Option<io::Result<u32>> {
+        None
+    }
 
     /// Asks for the early end of an operation, which still completes.
     fn cancel(&mut self, token: u64);

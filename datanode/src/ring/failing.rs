@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
+use super::driver::{Completion, Driver, Operation, Outcome, Patience};
 use super::executor::Executor;
 use super::uring::UringDriver;
 
@@ -66,7 +66,7 @@ impl Driver for FailingDriver {
         let patience = if self.failed.is_empty() { patience } else { Patience::None };
         for token in self.failed.drain(..) {
             let result = Err(io::Error::from_raw_os_error(libc::EIO));
-            let outcome = Outcome { result, more_in_socket: false, notice: Notice::None };
+            let outcome = Outcome::of(result);
             completions.push(Completion { token, outcome });
         }
         self.inner.turn(patience, completions)

@@ -44,7 +44,7 @@ pub use executor::{
 pub use file::{File, OpenOptions, WriteAll};
 pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
-pub use net::{Received, Sockets, TcpListener, TcpStream};
+pub use net::{Sockets, TcpListener, TcpStream};
 pub use page_cache::cached_bytes;
 pub use uring::LEAST_KERNEL;
 pub use zero_copy_receive::{ZeroCopyReceive, of_network_cards};

@@ -3,13 +3,16 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use bytes::BytesMut;
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_congestion, set_tcp_nodelay};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_congestion, set_tcp_nodelay, tcp_congestion,
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket, socket_with};
 use rustix::net::{RecvFlags, Shutdown, getpeername, getsockname, recv, shutdown};
 
 use super::driver::{Descriptor, Operation};
@@ -19,7 +22,8 @@ use super::message::{ReceiveMessage, SendMessage, SocketAddress};
 use super::zero_copy::ZeroCopyUsage;
 
 /// The congestion control of sockets whose peer is on this host: BBR, the default of many hosts,
-/// paces loopback to less than half of what cubic moves.
+/// paces loopback to less than half of what cubic moves. A socket that was BBR's for a moment is
+/// paced for good, timers and all: it is set before a socket connects, and before one is accepted.
 const LOCAL_CONGESTION_CONTROL: &str = "cubic";
 
 pub struct TcpListener {
@@ -33,17 +37,12 @@ pub struct TcpStream {
     zero_copy: Rc<ZeroCopyUsage>,
 }
 
-/// What a receive has brought.
-#[derive(Clone, Copy, Debug)]
-pub struct Received {
-    /// 0 at the end of the stream.
-    pub count: usize,
-    pub more_in_socket: bool,
-}
-
 impl TcpListener {
+    /// Its connections have the congestion control for peers on this host until they are prepared.
     pub fn new(listener: impl Into<OwnedFd>) -> Self {
-        Self { descriptor: Rc::new(listener.into()) }
+        let listener = listener.into();
+        let _ = set_tcp_congestion(&listener, LOCAL_CONGESTION_CONTROL);
+        Self { descriptor: Rc::new(listener) }
     }
 
     /// A connection as a plain descriptor, to be served by any thread.
@@ -113,15 +112,15 @@ impl TcpStream {
         }
     }
 
+    /// 0 bytes at the end of the stream.
     pub async fn receive_message(
         &self,
         message: Box<ReceiveMessage>,
-    ) -> (io::Result<Received>, Box<ReceiveMessage>) {
+    ) -> (io::Result<usize>, Box<ReceiveMessage>) {
         let fd = self.descriptor.clone();
-        match submit(Operation::ReceiveMessage { fd, message }).await {
+        match current().carry_out(Operation::ReceiveMessage { fd, message }).await {
             (Operation::ReceiveMessage { message, .. }, outcome) => {
-                let more_in_socket = outcome.more_in_socket;
-                (count(outcome.result).map(|count| Received { count, more_in_socket }), message)
+                (count(outcome.result), message)
             }
             _ => unreachable!("an operation comes back as it was submitted"),
         }
@@ -137,7 +136,8 @@ impl TcpStream {
         let mut from = 0;
         while from < buffer.len() {
             let fd = self.descriptor.clone();
-            let (operation, outcome) = submit(Operation::Send { fd, buffer, from }).await;
+            let operation = Operation::Send { fd, buffer, from };
+            let (operation, outcome) = current().carry_out(operation).await;
             let Operation::Send { buffer: returned, .. } = operation else {
                 unreachable!("an operation comes back as it was submitted");
             };
@@ -165,7 +165,7 @@ impl TcpStream {
             } else {
                 Operation::SendMessage { fd, message }
             };
-            let (operation, outcome) = submit(operation).await;
+            let (operation, outcome) = current().carry_out(operation).await;
             let (Operation::SendMessage { message: returned, .. }
             | Operation::SendMessageZeroCopy { message: returned, .. }) = operation
             else {
@@ -202,6 +202,17 @@ fn with_sockets<T>(ask: impl FnOnce(&dyn Sockets) -> T) -> T {
     current().with_driver(|driver| ask(driver.sockets()))
 }
 
+/// What the host's sockets have by themselves.
+static DEFAULT_CONGESTION_CONTROL: LazyLock<Option<String>> = LazyLock::new(|| {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).ok()?;
+    tcp_congestion(socket).ok()
+});
+
+/// Whether an address is one of this host's: nothing else can be bound to.
+fn is_own(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// The sockets of the kernel that we run on.
 pub struct KernelSockets;
 
@@ -211,16 +222,24 @@ impl Sockets for KernelSockets {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         };
-        Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        if is_own(address.ip()) {
+            // A kernel without it keeps its default, which is only slower.
+            let _ = set_tcp_congestion(&socket, LOCAL_CONGESTION_CONTROL);
+        }
+        Ok(socket)
     }
 
     fn prepare(&self, socket: &OwnedFd) -> io::Result<bool> {
         set_tcp_nodelay(socket, true)?;
         set_socket_keepalive(socket, true)?;
         let is_remote = self.peer_address(socket)?.ip() != self.local_address(socket)?.ip();
-        if !is_remote {
-            // A kernel without it keeps its default, which is only slower.
-            let _ = set_tcp_congestion(socket, LOCAL_CONGESTION_CONTROL);
+        match (is_remote, &*DEFAULT_CONGESTION_CONTROL) {
+            (true, Some(default)) => set_tcp_congestion(socket, default)?,
+            (true, None) => {}
+            (false, _) => {
+                let _ = set_tcp_congestion(socket, LOCAL_CONGESTION_CONTROL);
+            }
         }
         Ok(is_remote)
     }
@@ -265,5 +284,33 @@ impl Sockets for KernelSockets {
 impl From<StdStream> for TcpStream {
     fn from(stream: StdStream) -> Self {
         Self::new(stream.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener as StdListener};
+
+    use super::*;
+
+    /// What a socket has when its connection is established decides whether it is paced.
+    #[test]
+    fn local_sockets_have_their_congestion_control_before_they_are_connected() {
+        let offered =
+            std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+        if !offered.is_ok_and(|offered| offered.contains(LOCAL_CONGESTION_CONTROL)) {
+            eprintln!("not run: this kernel has no {LOCAL_CONGESTION_CONTROL}");
+            return;
+        }
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _same = TcpListener::new(listener.try_clone().unwrap());
+        let connecting = KernelSockets.open(address).unwrap();
+        assert_eq!(tcp_congestion(&connecting).unwrap(), LOCAL_CONGESTION_CONTROL);
+        rustix::net::connect(&connecting, &address).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(tcp_congestion(&accepted).unwrap(), LOCAL_CONGESTION_CONTROL);
+        let elsewhere = KernelSockets.open("192.0.2.1:9".parse().unwrap()).unwrap();
+        assert_eq!(tcp_congestion(&elsewhere).ok(), *DEFAULT_CONGESTION_CONTROL);
     }
 }

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
+use super::driver::{Completion, Driver, Operation, Outcome, Patience};
 use super::executor::Executor;
 use super::net::Sockets;
 use crate::counters::Counters;
@@ -100,7 +100,6 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     /// A file's length, where that was asked.
     pub len: u64,
-    pub more_in_socket: bool,
 }
 
 /// The kernel of one simulated host.
@@ -156,9 +155,7 @@ impl<K: Kernel> Driver for SimulatedDriver<K> {
             let memory = self.in_flight.remove(&token).expect("it was submitted, and ends once");
             // SAFETY: the operation is in the executor's table until this completion.
             let result = unsafe { settle(memory, &answer) }.and(answer.result);
-            let more_in_socket = answer.more_in_socket;
-            let outcome = Outcome { result, more_in_socket, notice: Notice::None };
-            completions.push(Completion { token, outcome });
+            completions.push(Completion { token, outcome: Outcome::of(result) });
         }
         Ok(())
     }

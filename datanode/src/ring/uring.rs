@@ -107,9 +107,18 @@ impl UringDriver {
         self.has_wake_up_read = true;
     }
 
+    /// Nothing to submit, and no completion for which the kernel wants to be entered.
+    fn has_nothing_to_do(&mut self) -> bool {
+        let submissions = self.ring.submission();
+        submissions.is_empty() && !submissions.taskrun() && !submissions.cq_overflow()
+    }
+
     fn enter(&mut self, patience: Patience) -> io::Result<()> {
-        let now = Instant::now();
+        if patience == Patience::None && self.has_nothing_to_do() {
+            return Ok(());
+        }
         self.counters.uring_enters.add(1);
+        let now = Instant::now();
         let entered = match patience {
             Patience::None => self.ring.submit(),
             Patience::Forever => self.ring.submit_and_wait(1),
@@ -135,6 +144,34 @@ impl Driver for UringDriver {
         let entry = entry(operation).user_data(token);
         // SAFETY: the entry points into the operation, which the caller keeps alive.
         unsafe { self.push(&entry) };
+    }
+
+    fn attempt(&mut self, operation: &mut Operation) -> Option<io::Result<u32>> {
+        const AT_ONCE: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let result = match operation {
+            // SAFETY: the message's ranges lie in the buffers that it holds alone.
+            Operation::ReceiveMessage { fd, message } => unsafe {
+                libc::recvmsg(fd.as_raw_fd(), message.header(), AT_ONCE)
+            },
+            // SAFETY: the message's ranges lie in the buffers that it holds.
+            Operation::SendMessage { fd, message } => unsafe {
+                libc::sendmsg(fd.as_raw_fd(), message.header(), AT_ONCE)
+            },
+            Operation::Send { fd, buffer, from } => {
+                let rest = &buffer[*from..];
+                // SAFETY: the range is the buffer's.
+                unsafe { libc::send(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len(), AT_ONCE) }
+            }
+            _ => return None,
+        };
+        match u32::try_from(result) {
+            Ok(count) => Some(Ok(count)),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::WouldBlock => None,
+                error if error.kind() == io::ErrorKind::Interrupted => None,
+                error => Some(Err(error)),
+            },
+        }
     }
 
     fn cancel(&mut self, token: u64) {
@@ -194,15 +231,10 @@ fn outcome(entry: &cqueue::Entry) -> Outcome {
     let result = entry.result();
     if cqueue::notif(entry.flags()) {
         let copied = result & NOTIF_USAGE_ZC_COPIED != 0;
-        return Outcome {
-            result: Ok(0),
-            more_in_socket: false,
-            notice: Notice::Arrived { copied },
-        };
+        return Outcome { result: Ok(0), notice: Notice::Arrived { copied } };
     }
     Outcome {
         result: u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)),
-        more_in_socket: cqueue::sock_nonempty(entry.flags()),
         // Of the operations used, only zero-copy sends complete more than once.
         notice: if cqueue::more(entry.flags()) { Notice::Due } else { Notice::None },
     }

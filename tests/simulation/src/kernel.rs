@@ -87,7 +87,7 @@ pub fn answer(result: io::Result<Done>) -> Answer {
         Ok(done) => (Ok(done.number), done.bytes, done.len),
         Err(error) => (Err(error), Vec::new(), 0),
     };
-    Answer { result, bytes, len, more_in_socket: false }
+    Answer { result, bytes, len }
 }
 
 fn done(result: io::Result<()>) -> io::Result<Done> {

@@ -172,7 +172,7 @@ fn reset() -> io::Error {
 }
 
 fn number(result: io::Result<u32>) -> Answer {
-    Answer { result, bytes: Vec::new(), len: 0, more_in_socket: false }
+    Answer { result, bytes: Vec::new(), len: 0 }
 }
 
 /// Sockets of executors.
@@ -378,8 +378,7 @@ impl State {
             let count = end.arrived.len().min(len).min(fewer);
             let mut bytes = vec![0; count];
             take_front(&mut end.arrived, &mut bytes);
-            let more_in_socket = !end.arrived.is_empty();
-            Answer { result: Ok(count as u32), bytes, len: 0, more_in_socket }
+            Answer { result: Ok(count as u32), bytes, len: 0 }
         };
         self.end(&host, token, answer);
         self.progress_send(id.peer());
