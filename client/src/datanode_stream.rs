@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::ClientError;
 use crate::config::{ClientSettings, PipelineTimeouts};
 use crate::limits::REPLY_BUFFER_BYTES;
-use crate::socket::Socket;
+use crate::socket::{Socket, is_own};
 use crate::streamer::transfer_address;
 
 /// How datanodes are reached.
@@ -152,8 +152,7 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// Whether an address is one of this host's: nothing else can be bound to.
+/// Whether an address is one of this host's.
 pub(crate) fn is_local(address: &str) -> bool {
-    let bound = |address| std::net::UdpSocket::bind((address, 0)).is_ok();
-    address.parse::<std::net::IpAddr>().is_ok_and(bound)
+    address.parse().is_ok_and(is_own)
 }

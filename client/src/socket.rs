@@ -1,11 +1,11 @@
 //! The socket of a data connection: a TCP stream, or what stands for one in a simulated world.
 
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -29,9 +29,14 @@ impl Socket {
             let address = format!("{host}:{port}");
             return network.connect(own_host, &address).await.map(Self::Simulated);
         }
-        let tcp = TcpStream::connect((host, port)).await?;
-        tune(&tcp);
-        Ok(Self::Tcp(tcp))
+        let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
+        for address in lookup_host((host, port)).await? {
+            outcome = connect_tcp(address).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome.map(Self::Tcp)
     }
 
     pub async fn readable(&self) -> io::Result<()> {
@@ -131,18 +136,21 @@ impl Socket {
 }
 
 /// Small messages must not wait for more; and between two processes of one host the default
-/// congestion control may be one that paces (BBR), at half the speed of those that do not. Failing
-/// either costs speed only.
-fn tune(tcp: &TcpStream) {
-    let _ = tcp.set_nodelay(true);
-    let (Ok(peer), Ok(own)) = (tcp.peer_addr(), tcp.local_addr()) else {
-        return;
+/// congestion control may be one that paces (BBR), at half the speed of those that do not, and a
+/// socket that has connected under it is paced for good. Failing either costs speed only.
+async fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    if is_local(peer.ip(), own.ip()) {
-        let _ = socket2::SockRef::from(tcp).set_tcp_congestion(b"cubic");
+    let _ = socket.set_nodelay(true);
+    if is_own(address.ip()) {
+        let _ = socket2::SockRef::from(&socket).set_tcp_congestion(b"cubic");
     }
+    socket.connect(address).await
 }
 
-fn is_local(peer: IpAddr, own: IpAddr) -> bool {
-    peer.is_loopback() || peer == own
+/// Whether an address is one of this host's: nothing else can be bound to.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }

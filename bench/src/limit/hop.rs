@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::child::{self, ChildProcess};
 use super::ring::Ring;
-use super::{Engine, prepare_socket};
+use super::{Engine, connect_prepared, prepare_socket};
 use crate::BenchError;
 use crate::processes::cpu_time_of_this_thread;
 use crate::report::{Measurement, ProcessCpu, Run, Side};
@@ -69,8 +69,7 @@ impl HopOptions {
     }
 
     fn send(&self, receiver: SocketAddr) -> io::Result<Run> {
-        let mut control = TcpStream::connect(receiver)?;
-        prepare_socket(&control)?;
+        let mut control = connect_prepared(receiver)?;
         control.write_all(&[self.engine as u8])?;
         control.write_all(&(self.message_bytes as u64).to_le_bytes())?;
         control.write_all(&self.bytes.to_le_bytes())?;

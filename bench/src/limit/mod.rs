@@ -17,6 +17,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use self::disk::{RawDisk, Requests};
 use self::floor::{AckKind, FloorOptions, Store};
@@ -272,6 +273,16 @@ fn prepare_socket(socket: &TcpStream) -> std::io::Result<()> {
     // A kernel without cubic measures its own default.
     let _ = rustix::net::sockopt::set_tcp_congestion(socket, "cubic");
     socket.set_nodelay(true)
+}
+
+/// Prepared before it connects: a socket that was BBR's for a moment is paced for good.
+fn connect_prepared(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let _ = socket.set_tcp_congestion(b"cubic");
+    socket.connect(&address.into())?;
+    let socket = TcpStream::from(socket);
+    prepare_socket(&socket)?;
+    Ok(socket)
 }
 
 /// Sizes are spelled as in settings: `512m`, `1g`.

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::prepare_socket;
+use super::{connect_prepared, prepare_socket};
 use crate::BenchError;
 use crate::processes::cpu_time_of_this_thread;
 use crate::report::{ProcessCpu, Run};
@@ -27,9 +27,8 @@ pub fn run(paths: &[PathBuf]) -> Result<Run, BenchError> {
 
 fn send(files: &[(File, u64)]) -> io::Result<Run> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let sender = TcpStream::connect(listener.local_addr()?)?;
+    let sender = connect_prepared(listener.local_addr()?)?;
     let (receiver, _) = listener.accept()?;
-    prepare_socket(&sender)?;
     prepare_socket(&receiver)?;
     let started = Instant::now();
     std::thread::scope(|scope| {

@@ -16,7 +16,7 @@ use super::layout::{CHECKSUM, Layout};
 use super::{AckKind, threads, tokio_uring, uring};
 use crate::BenchError;
 use crate::limit::child;
-use crate::limit::{Engine, prepare_socket};
+use crate::limit::{Engine, connect_prepared, prepare_socket};
 use crate::processes::cpu_time_of_this_process;
 
 #[derive(Clone, Debug, Args)]
@@ -110,8 +110,7 @@ impl NodeOptions {
 
 /// A connection for the stream of this number.
 pub fn connect(address: SocketAddr, stream: usize) -> io::Result<TcpStream> {
-    let mut socket = TcpStream::connect(address)?;
-    prepare_socket(&socket)?;
+    let mut socket = connect_prepared(address)?;
     socket.write_all(&(stream as u64).to_le_bytes())?;
     Ok(socket)
 }
