@@ -19,7 +19,7 @@ use crate::cluster::fuse_volume::{Fault, FuseVolume};
 use crate::cluster::{Library, TestCluster, block_files, sample, wait_for};
 use crate::metrics::scrape;
 
-const RECOVERED: Duration = Duration::from_secs(30);
+pub const RECOVERED: Duration = Duration::from_secs(30);
 
 /// Files that are being written while the disk fails, and what of each is flushed before.
 const WRITERS: usize = 4;
@@ -27,19 +27,17 @@ const FLUSHED: usize = 300_001;
 const LEN: usize = 2 * sample::BLOCK + 77_777;
 
 /// Replicas of two, the first on datanode 0 as long as that can be.
-struct Work {
-    library: Library,
+pub struct Work {
+    pub library: Library,
     favored: String,
-    bytes: Vec<u8>,
-    writers: Vec<FileWriter>,
+    pub bytes: Vec<u8>,
+    pub writers: Vec<FileWriter>,
 }
 
 impl Work {
     /// One file is written whole, others up to [`FLUSHED`].
-    fn begin(cluster: &TestCluster) -> Self {
-        let (library, bytes) = (cluster.library(), sample::bytes(LEN));
-        let favored = cluster.datanode_address(0);
-        let mut work = Self { library, favored, bytes, writers: Vec::new() };
+    pub fn begin(cluster: &TestCluster) -> Self {
+        let mut work = Self::of(cluster);
         let mut whole = work.create("/before");
         work.library.run(async |_| {
             whole.write_slice(&work.bytes).await.unwrap();
@@ -56,9 +54,19 @@ impl Work {
         work
     }
 
-    fn create(&self, path: &str) -> FileWriter {
+    /// Nothing is written yet.
+    pub fn of(cluster: &TestCluster) -> Self {
+        let (library, bytes) = (cluster.library(), sample::bytes(LEN));
+        Self { library, favored: cluster.datanode_address(0), bytes, writers: Vec::new() }
+    }
+
+    pub fn create(&self, path: &str) -> FileWriter {
+        self.create_with(path, 2)
+    }
+
+    pub fn create_with(&self, path: &str, replication: u16) -> FileWriter {
         let options = CreateOptions {
-            replication: Some(2),
+            replication: Some(replication),
             favored_nodes: vec![self.favored.clone()],
             ..CreateOptions::default()
         };
@@ -66,7 +74,7 @@ impl Work {
     }
 
     /// Writes all files to their end and one more, and reads all back.
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         let writers = std::mem::take(&mut self.writers);
         let last = self.create("/after");
         self.library.run(async |_| {
@@ -81,7 +89,7 @@ impl Work {
         self.read_all_back();
     }
 
-    fn read_all_back(&self) {
+    pub fn read_all_back(&self) {
         for path in self.paths() {
             assert!(self.library.read(&path).unwrap() == self.bytes, "{path}");
         }
@@ -113,7 +121,7 @@ impl Work {
 }
 
 /// Storages that the namenode takes for failed.
-fn failed_storages(cluster: &TestCluster, library: &Library) -> usize {
+pub fn failed_storages(cluster: &TestCluster, library: &Library) -> usize {
     library.run(async |_| {
         let options = RpcClientOptions::default();
         let rpc = RpcClient::new(
@@ -132,7 +140,7 @@ fn failed_storages(cluster: &TestCluster, library: &Library) -> usize {
 }
 
 /// Three datanodes; the first has a second disk that is good.
-fn cluster_on(sick: PathBuf, good: &LoopVolume, settings: &[(&str, &str)]) -> TestCluster {
+pub fn cluster_on(sick: PathBuf, good: &LoopVolume, settings: &[(&str, &str)]) -> TestCluster {
     let tolerant = [("dfs.datanode.failed.volumes.tolerated", "-1")];
     let settings = [&tolerant[..], settings].concat();
     TestCluster::start_on(3, &settings, vec![vec![sick, good.data_dir()]])
@@ -153,7 +161,7 @@ fn survives_the_loss(kind: FileSystem, fault: impl FnOnce(&LoopVolume)) {
     assert_one_volume_lost(&mut cluster, &work, &good);
 }
 
-fn assert_one_volume_lost(cluster: &mut TestCluster, work: &Work, good: &LoopVolume) {
+pub fn assert_one_volume_lost(cluster: &mut TestCluster, work: &Work, good: &LoopVolume) {
     wait_for("the namenode knows of the failed volume", RECOVERED, || {
         (failed_storages(cluster, &work.library) == 1).then_some(())
     });
@@ -245,8 +253,6 @@ fn a_fuse_volume_that_errs_costs_no_acknowledged_byte() {
     assert_one_volume_lost(&mut cluster, &work, &good);
 }
 
-/// The disk checks' timeout is longer than what the volume takes to be avoided, and shorter than a
-/// dead datanode's heartbeats may be late (4 s): it must not be taken for dead.
 #[test]
 fn a_read_that_fails_once_costs_no_replica() {
     let sick = FuseVolume::new();

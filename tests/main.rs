@@ -28,3 +28,4 @@ mod restart;
 mod retried_calls;
 mod shell_golden;
 mod short_circuit;
+mod stalled_disks;

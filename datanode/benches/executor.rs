@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
+use ringfs_datanode::limits::DISK_OPERATION_TIMEOUT;
 use ringfs_datanode::ring::{self, BufferMut, File, OpenOptions, SECTOR_BYTES, Signal};
 
 const SLABS: usize = 4;
@@ -61,7 +62,8 @@ fn job_from_elsewhere(bench: &mut Bencher) {
     let (answers, answered) = mpsc::channel();
     let (stop, stopped) = mpsc::channel::<()>();
     let data_thread = std::thread::spawn(move || {
-        let executor = ring::new_executor(SLABS, Arc::default()).expect("a kernel with io_uring");
+        let executor = ring::new_executor(SLABS, DISK_OPERATION_TIMEOUT, Arc::default())
+            .expect("a kernel with io_uring");
         remote_sender.send(executor.remote()).expect("the bench waits for it");
         executor.run(async move {
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {

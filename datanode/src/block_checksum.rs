@@ -59,7 +59,7 @@ pub async fn block_checksum(
 
 impl StoredChecksums {
     async fn open(dataset: &Dataset, block: &ExtendedBlock) -> Result<Self> {
-        let replica = dataset.require(block)?;
+        let replica = dataset.require_answering(block)?;
         let unfit = |why: &str| DatanodeError::UnexpectedReplica {
             block: replica.block(),
             why: why.to_owned(),

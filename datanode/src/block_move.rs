@@ -52,7 +52,7 @@ impl BlockMoves {
         request: &OpCopyBlockProto,
     ) -> Result<(BlockOpResponseProto, ReplicaPackets)> {
         let block = ExtendedBlock::from(&request.header.block);
-        let replica = self.dataset.require(&block)?;
+        let replica = self.dataset.require_answering(&block)?;
         let (found, visible) = (replica.block(), replica.visible_len());
         let Some(visible) =
             visible.filter(|_| found.generation_stamp >= block.block.generation_stamp)

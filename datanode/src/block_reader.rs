@@ -147,7 +147,7 @@ impl ReadRange {
         block: &ExtendedBlock,
         request: &OpReadBlockProto,
     ) -> Result<Self> {
-        let replica = server.dataset.require(block)?;
+        let replica = server.dataset.require_answering(block)?;
         let found = replica.block();
         let unfit = |why: String| DatanodeError::UnexpectedReplica { block: found, why };
         if found.generation_stamp < block.block.generation_stamp {

@@ -14,7 +14,8 @@
 //!
 //! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
 //! They complete in order. After a failed write nothing more is written or acknowledged, and what is
-//! in the files already is not trusted (`failed_writes`).
+//! in the files already is not trusted (`failed_writes`). A disk that does not answer in time is a
+//! failed write as well; its slabs are then the kernel's, not the stream's (`ring::stuck`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -306,11 +307,6 @@ impl BlockSink {
         slab
     }
 
-    /// The block's two files, when nothing more is done with them here.
-    pub fn into_files(self) -> [File; 2] {
-        [self.data, self.meta]
-    }
-
     /// No more jobs are started; [`BlockSink::run`] ends when those in flight have.
     pub fn close(&self) {
         self.closing.set(true);
@@ -342,7 +338,8 @@ impl BlockSink {
         !state.jobs.is_empty() || (self.receiver_waits.get() && state.is_flush_due())
     }
 
-    /// Carries jobs out until the sink is closed or a write fails; no write is in flight afterwards.
+    /// Carries jobs out until the sink is closed or a write fails; no write is in flight afterwards but
+    /// those that were given up.
     pub async fn run(&self) -> Result<()> {
         let mut in_flight: VecDeque<(Job, Writes)> = VecDeque::new();
         let mut failure = None;
@@ -355,7 +352,8 @@ impl BlockSink {
                 self.take_turn(&mut turn).await;
             }
             if failure.is_none() && !self.closing.get() {
-                self.start_jobs(&mut in_flight, &mut turn).await;
+                let started = self.start_jobs(&mut in_flight, &mut turn).await;
+                failure = started.err().map(|error| self.failed(error));
             }
             self.busy.set(!in_flight.is_empty());
             self.drained.set();
@@ -396,20 +394,24 @@ impl BlockSink {
         }
     }
 
-    async fn start_jobs(&self, in_flight: &mut VecDeque<(Job, Writes)>, turn: &mut Option<Turn>) {
+    async fn start_jobs(
+        &self,
+        in_flight: &mut VecDeque<(Job, Writes)>,
+        turn: &mut Option<Turn>,
+    ) -> io::Result<()> {
         let takes_turns = self.replica.volume().turns().is_some();
         loop {
             if takes_turns && turn.as_ref().is_none_or(|turn| turn.left_bytes == 0) {
-                return;
+                return Ok(());
             }
             let next = self.next_job(in_flight);
-            let Some(job) = next else { return };
-            self.replica.volume().health().write_begins();
+            let Some(job) = next else { return Ok(()) };
             if let Some(turn) = turn {
                 let bytes = job.writes.iter().map(|(data, _)| data.len() as u64).sum();
                 turn.left_bytes = turn.left_bytes.saturating_sub(bytes);
             }
-            self.reach(&job).await;
+            self.reach(&job).await?;
+            self.replica.volume().health().write_begins();
             let writes = job.writes.iter();
             let writes = writes
                 .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset))
@@ -439,8 +441,8 @@ impl BlockSink {
 
     /// Allocates the whole block at once when it outgrows its first slab: writes that extend a file
     /// one by one are slower. That there is no room is for the write itself to say.
-    async fn reach(&self, job: &Job) {
-        let Some((last, at)) = job.writes.last() else { return };
+    async fn reach(&self, job: &Job) -> io::Result<()> {
+        let Some((last, at)) = job.writes.last() else { return Ok(()) };
         let end = at + last.len() as u64;
         let allocate_to = {
             let mut state = self.state.borrow_mut();
@@ -449,11 +451,18 @@ impl BlockSink {
         };
         if end < ring::SLAB_BYTES as u64 || end >= allocate_to {
             self.state.borrow_mut().allocate_to = allocate_to;
-        } else if self.data.allocate(0, allocate_to).await.is_ok() {
-            let mut state = self.state.borrow_mut();
-            state.file_len = state.file_len.max(allocate_to);
-            self.promise.taken(allocate_to);
+            return Ok(());
         }
+        match self.data.allocate(0, allocate_to).await {
+            Ok(()) => {
+                let mut state = self.state.borrow_mut();
+                state.file_len = state.file_len.max(allocate_to);
+                self.promise.taken(allocate_to);
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     async fn finish(&self, mut job: Job) -> io::Result<()> {
@@ -525,8 +534,10 @@ impl BlockSink {
 
     /// Has the volume checked; and where more than room was wanting, the replica distrusted.
     fn failed(&self, source: io::Error) -> DatanodeError {
-        if !matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
-            self.replica.note_failed_write();
+        match source.raw_os_error() {
+            _ if source.kind() == io::ErrorKind::TimedOut => self.replica.note_overdue_write(),
+            Some(libc::ENOSPC | libc::EDQUOT) => {}
+            _ => self.replica.note_failed_write(),
         }
         let path = self.replica.files().data;
         let error = DatanodeError::Io { what: format!("writing {}", path.display()), source };

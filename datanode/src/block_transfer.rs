@@ -65,7 +65,7 @@ impl Transfers {
         let target =
             destination.targets.first().map(|target| peer::name(&target.id)).unwrap_or_default();
         let sent = async {
-            let replica = self.dataset.require(&block)?;
+            let replica = self.dataset.require_answering(&block)?;
             self.expect_whole(&replica, &block)?;
             let whole = ExtendedBlock { block: replica.block(), ..block.clone() };
             let stage = BlockConstructionStage::PipelineSetupCreate;
@@ -83,7 +83,7 @@ impl Transfers {
     /// TRANSFER_BLOCK: brings the client's new datanode up to what its pipeline has acknowledged.
     pub async fn transfer_for_client(&self, request: &OpTransferBlockProto) -> Result<()> {
         let asked = ExtendedBlock::from(&request.header.base_header.block);
-        let replica = self.dataset.require(&asked)?;
+        let replica = self.dataset.require_answering(&asked)?;
         let found = replica.block();
         let unfit = |why: &str| DatanodeError::UnexpectedReplica { block: found, why: why.into() };
         if found.generation_stamp < asked.block.generation_stamp {

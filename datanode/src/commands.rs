@@ -92,9 +92,6 @@ impl Commands {
     fn finalize_upgrade(&self) {
         for volume in self.dataset.volumes() {
             for previous in volume.previous_dirs() {
-                if !previous.exists() {
-                    continue;
-                }
                 tokio::task::spawn_blocking(move || match fs::remove_dir_all(&previous) {
                     Ok(()) => info!(dir = %previous.display(), "upgrade finalized"),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -35,6 +35,8 @@ pub struct DatanodeConfig {
     pub reserved_bytes: u64,
     pub failed_volumes_tolerated: Tolerated,
     pub disk_check_timeout: Duration,
+    /// An operation on a disk that takes so long fails.
+    pub disk_operation_timeout: Duration,
     pub slow_disks_report_interval: Duration,
     /// `None`: nothing is scrubbed.
     pub scrub: Option<ScrubPace>,
@@ -73,6 +75,10 @@ impl DatanodeConfig {
         Ok(Self {
             failed_volumes_tolerated: Tolerated::from_configuration(configured, data_dirs.len())?,
             disk_check_timeout: interval(configured, &settings::DFS_DATANODE_DISK_CHECK_TIMEOUT)?,
+            disk_operation_timeout: interval(
+                configured,
+                &settings::RINGFS_DATANODE_DISK_OPERATION_TIMEOUT,
+            )?,
             namenode_address: namenode_address(configured)?,
             slow_disks_report_interval: interval(
                 configured,

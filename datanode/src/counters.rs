@@ -85,6 +85,12 @@ pub struct Counters {
     pub uring_enters: Counter,
     pub uring_completions: Counter,
     pub slabs_in_use: Counter,
+    /// Of those, in operations whose disk does not answer: others were handed out in their place.
+    pub slabs_parked: Counter,
+    /// Operations whose disk has not answered for a while.
+    pub operations_stuck: Counter,
+    /// Operations that were given up because their disk did not answer in time.
+    pub operations_given_up: Counter,
     /// The most slabs in use at a time, each data thread's own peak.
     pub slabs_high_water: Counter,
     pub slabs_total: Counter,

@@ -29,7 +29,7 @@ use crate::block_transfer::Transfers;
 use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::tests::{extended, open};
-use crate::limits::HALF_PACKET_PATIENCE;
+use crate::limits::{DISK_OPERATION_TIMEOUT, HALF_PACKET_PATIENCE};
 use crate::read_history::ReadHistory;
 use crate::replica_length::DEFAULT_CHECKSUM as CHECKSUM;
 use crate::ring;
@@ -86,7 +86,8 @@ impl Datanode {
         let volume = volumes[0].clone();
         let dataset = Arc::new(open(volumes));
         let counters = Arc::<Counters>::default();
-        let threads = DataThreads::start(1, pool_bytes, false, &counters).unwrap();
+        let threads =
+            DataThreads::start(1, pool_bytes, false, DISK_OPERATION_TIMEOUT, &counters).unwrap();
         let spawner = threads.spawner();
         let work = DataWork::new(move |job| spawner.spawn(job));
         let timeout = Duration::from_secs(10);

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, ReplicaState};
@@ -55,6 +56,7 @@ impl Dataset {
         failed_at_start: Vec<VolumeFailure>,
         delete_duplicates: bool,
         sync_on_close: bool,
+        disk_timeout: Duration,
     ) -> Result<Self> {
         let reports = Arc::new(ReportQueue::default());
         let deleters = volumes
@@ -72,12 +74,15 @@ impl Dataset {
             next_volume: AtomicUsize::new(0),
             sync_on_close,
         };
-        let scans = scan_volumes(&dataset.volumes);
+        let scans = scan_volumes(&dataset.volumes, disk_timeout)?;
         for ((volume, deleter), scan) in dataset.volumes.iter().zip(&dataset.deleters).zip(scans) {
-            match scan.and_then(|found| deleter.retire_leftovers().map(|()| found)) {
-                Ok(found) => found.into_iter().for_each(|replica| {
-                    dataset.add_found(volume, replica, delete_duplicates);
-                }),
+            match scan {
+                Ok(scan) => {
+                    deleter.delete(scan.leftovers);
+                    for replica in scan.replicas {
+                        dataset.add_found(volume, replica, delete_duplicates);
+                    }
+                }
                 Err(error) => volume.mark_failed(&error),
             }
             volume_watch::start(volume, dataset.volume_failed.clone())?;
@@ -152,6 +157,21 @@ impl Dataset {
         })
     }
 
+    /// The replica, where its disk answers as far as is known: nothing more is begun on one that does
+    /// not, so that what is stuck there stays bounded.
+    pub fn require_answering(&self, block: &ExtendedBlock) -> Result<Arc<Replica>> {
+        let replica = self.require(block)?;
+        self.expect_answering(&replica)?;
+        Ok(replica)
+    }
+
+    pub(crate) fn expect_answering(&self, replica: &Replica) -> Result<()> {
+        match replica.volume().health().is_stalled() {
+            true => Err(DatanodeError::VolumeStalled { volume: replica.volume().location() }),
+            false => Ok(()),
+        }
+    }
+
     pub fn require_pool(&self, pool_id: &str) -> Result<()> {
         if pool_id == self.pool_id {
             return Ok(());
@@ -185,7 +205,7 @@ impl Dataset {
     /// Deletes the replica if it has exactly this generation stamp, as INVALIDATE asks. A writer is
     /// told to stop first. The files are out of the way on return, and unlinked later.
     pub async fn delete(&self, block: &ExtendedBlock) -> Result<()> {
-        let replica = self.require(block)?;
+        let replica = self.require_answering(block)?;
         let (found, asked) = (replica.generation_stamp(), block.block.generation_stamp);
         if found != asked && !ringfs_protocol::mutant!("datanode: delete any generation stamp") {
             return Err(DatanodeError::UnexpectedReplica {
@@ -227,6 +247,29 @@ impl Dataset {
             replica.accounted_bytes(),
             report.then(|| replica.block()),
         )
+    }
+
+    /// [`Dataset::remove`] on a data thread, of a replica that the namenode does not count on. The
+    /// files stay where the disk does not answer; the next start deletes them, or has the namenode
+    /// do so.
+    pub(crate) async fn discard(
+        &self,
+        replica: &Arc<Replica>,
+        _held: &MutexGuard<'_, ()>,
+    ) -> Result<()> {
+        replica.apply(ReplicaEvent::Delete, replica.generation_stamp())?;
+        self.forget(replica);
+        if replica.volume().health().is_stalled() {
+            return Ok(());
+        }
+        let files = replica.files();
+        let deleter = &self.deleters[self.volume_index(replica.volume())];
+        deleter.retire_on_ring(&[&files.data, &files.meta], replica.accounted_bytes()).await
+    }
+
+    /// Lets go of the directories, so that another process may have them.
+    pub fn unlock_directories(&self) {
+        self.volumes.iter().for_each(|volume| volume.unlock());
     }
 
     pub(crate) fn forget(&self, replica: &Arc<Replica>) {
@@ -358,6 +401,7 @@ pub(crate) fn account_whole(replica: &Replica) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::limits::DISK_OPERATION_TIMEOUT;
     use crate::volume::tests::{POOL, volume_at};
     use ringfs_protocol::block::GenerationStamp;
     use std::fs;
@@ -384,7 +428,7 @@ pub(crate) mod tests {
     }
 
     pub fn open(volumes: Vec<Arc<Volume>>) -> Dataset {
-        Dataset::open(POOL, volumes, Vec::new(), true, false).unwrap()
+        Dataset::open(POOL, volumes, Vec::new(), true, false, DISK_OPERATION_TIMEOUT).unwrap()
     }
 
     #[test]

@@ -9,15 +9,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ringfs_protocol::block::Block;
 use tracing::{debug, warn};
 
 use crate::block_reports::{BlockChange, ReportQueue};
+use crate::disk_threads::Progress;
 use crate::error::{DatanodeError, Result};
+use crate::ring;
 use crate::volume::Volume;
+
+/// How names in `tmp/` begin that wait for their unlink.
+const RETIRED: &str = "deleted-";
+/// How long a stop waits for the unlink under way: one of a full block takes some 20 ms.
+const UNLINK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The queue is bounded by what lies in `tmp/`, which is by the replicas that the volume held.
 #[derive(Debug)]
@@ -25,7 +32,8 @@ pub struct Deleter {
     volume: Arc<Volume>,
     jobs: Sender<Job>,
     stopping: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected when the thread has ended.
+    ended: Option<Receiver<()>>,
     next_name: AtomicU64,
     /// In a simulated world, which has one thread: what a thread would be given.
     #[cfg(feature = "simulation")]
@@ -52,23 +60,27 @@ impl Deleter {
                 volume,
                 jobs,
                 stopping,
-                thread: None,
+                ended: None,
                 next_name: AtomicU64::new(0),
                 inline: Some((queue, reports)),
             });
         }
-        let thread = std::thread::Builder::new()
+        let (ends, ended) = unbounded();
+        std::thread::Builder::new()
             .name("deletion".into())
             .spawn({
                 let (volume, stopping) = (volume.clone(), stopping.clone());
-                move || delete_all(&volume, &queue, &reports, &stopping)
+                move || {
+                    delete_all(&volume, &queue, &reports, &stopping);
+                    drop((volume, ends));
+                }
             })
             .map_err(DatanodeError::io("starting a deletion thread"))?;
         Ok(Self {
             volume,
             jobs,
             stopping,
-            thread: Some(thread),
+            ended: Some(ended),
             next_name: AtomicU64::new(0),
             #[cfg(feature = "simulation")]
             inline: None,
@@ -85,52 +97,90 @@ impl Deleter {
     ) -> Result<()> {
         let mut paths = Vec::with_capacity(files.len());
         for file in files {
-            if let Some(path) = self.move_aside(file)? {
-                paths.push(path);
-            }
+            let target = self.next_target();
+            paths.extend(moved(file, target.clone(), fs::rename(file, target))?);
         }
+        self.send(Job { paths, accounted_bytes, report });
+        Ok(())
+    }
+
+    /// [`Deleter::retire`] on a data thread, which waits for no disk.
+    pub async fn retire_on_ring(&self, files: &[&Path], accounted_bytes: u64) -> Result<()> {
+        let mut paths = Vec::with_capacity(files.len());
+        for file in files {
+            let target = self.next_target();
+            let renamed = ring::fs::rename(file, &target).await;
+            paths.extend(moved(file, target, renamed)?);
+        }
+        self.send(Job { paths, accounted_bytes, report: None });
+        Ok(())
+    }
+
+    /// Deletes files that are out of their place already.
+    pub fn delete(&self, paths: Vec<PathBuf>) {
+        if !paths.is_empty() {
+            self.send(Job { paths, accounted_bytes: 0, report: None });
+        }
+    }
+
+    fn send(&self, job: Job) {
         // A send fails only while stopping; the files are then deleted at the next start.
-        let _ = self.jobs.send(Job { paths, accounted_bytes, report });
+        let _ = self.jobs.send(job);
         #[cfg(feature = "simulation")]
         if let Some((queue, reports)) = &self.inline {
             queue.try_iter().for_each(|job| delete(&self.volume, job, reports));
         }
-        Ok(())
     }
 
-    fn move_aside(&self, file: &Path) -> Result<Option<PathBuf>> {
+    fn next_target(&self) -> PathBuf {
         let number = self.next_name.fetch_add(1, Ordering::Relaxed);
-        let target = self.volume.tmp_dir().join(format!("deleted-{}-{number}", std::process::id()));
-        match fs::rename(file, &target) {
-            Ok(()) => Ok(Some(target)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => {
-                Err(DatanodeError::Io { what: format!("deleting {}", file.display()), source })
-            }
-        }
-    }
-
-    /// Deletes everything that `tmp/` holds.
-    pub fn retire_leftovers(&self) -> Result<()> {
-        let tmp = self.volume.tmp_dir();
-        let entries =
-            fs::read_dir(&tmp).map_err(DatanodeError::io(format!("reading {}", tmp.display())))?;
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                self.retire(&[&entry.path()], 0, None)?;
-            }
-        }
-        Ok(())
+        self.volume.tmp_dir().join(format!("{RETIRED}{}-{number}", std::process::id()))
     }
 }
 
+/// Where the file is now; a file that was missing is nowhere.
+fn moved(file: &Path, target: PathBuf, renamed: io::Result<()>) -> Result<Option<PathBuf>> {
+    match renamed {
+        Ok(()) => Ok(Some(target)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => {
+            Err(DatanodeError::Io { what: format!("deleting {}", file.display()), source })
+        }
+    }
+}
+
+/// At start, before there are new replicas: everything that `tmp/` holds, under names that none of
+/// them can have.
+pub fn set_leftovers_aside(volume: &Volume, progress: &Progress) -> Result<Vec<PathBuf>> {
+    let tmp = volume.tmp_dir();
+    let reading = || DatanodeError::io(format!("reading {}", tmp.display()));
+    let mut aside = Vec::new();
+    for entry in fs::read_dir(&tmp).map_err(reading())? {
+        progress.note();
+        let entry = entry.map_err(reading())?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let (path, name) = (entry.path(), entry.file_name());
+        if name.to_string_lossy().starts_with(RETIRED) {
+            aside.push(path);
+            continue;
+        }
+        let target = tmp.join(format!("{RETIRED}at-start-{}", aside.len()));
+        let renamed = fs::rename(&path, &target);
+        aside.extend(moved(&path, target, renamed)?);
+    }
+    Ok(aside)
+}
+
 impl Drop for Deleter {
-    /// Finishes the unlink under way, leaves the rest to the next start.
+    /// Finishes the unlink under way if the disk lets it, leaves the rest to the next start.
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.jobs = unbounded().0;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Some(ended) = self.ended.take() {
+            // Nothing is sent: it resolves when the thread has dropped its end.
+            let _ = ended.recv_timeout(UNLINK_PATIENCE);
         }
     }
 }
@@ -178,7 +228,7 @@ mod tests {
         fs::write(volume.tmp_dir().join("blk_9"), "left by a crash").unwrap();
         let reports = Arc::new(ReportQueue::default());
         let deleter = Deleter::start(volume.clone(), reports.clone()).unwrap();
-        deleter.retire_leftovers().unwrap();
+        deleter.delete(set_leftovers_aside(&volume, &Progress::default()).unwrap());
         let data = volume.replica_dir(ReplicaState::Rbw, BlockId(1)).join("blk_1");
         let meta = data.with_file_name("blk_1_1001.meta");
         fs::write(&data, [0; 100]).unwrap();

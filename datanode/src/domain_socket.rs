@@ -241,7 +241,7 @@ async fn open_replica(
     if max_version < BLOCK_FILES_VERSION {
         return Err(unsupported("the client is too old for the layout of block files"));
     }
-    let replica = server.dataset.require(block).map_err(erroneous)?;
+    let replica = server.dataset.require_answering(block).map_err(erroneous)?;
     require_stored(&replica).map_err(|error| unsupported(&error.to_string()))?;
     let wanted = block.block.generation_stamp;
     let found = replica.generation_stamp();

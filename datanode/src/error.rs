@@ -44,6 +44,8 @@ pub enum DatanodeError {
     WriterStuck { block: Block, timeout_ms: u64 },
     #[error("volume {volume} has failed")]
     VolumeFailed { volume: String },
+    #[error("volume {volume} does not answer")]
+    VolumeStalled { volume: String },
     #[error(
         "{failed} of {configured} volumes have failed, more than \
          dfs.datanode.failed.volumes.tolerated ({tolerated}) allows: {volumes}"
@@ -136,6 +138,17 @@ impl DatanodeError {
     /// Whether it may be a volume's fault, which a check tells.
     pub fn is_of_files(&self) -> bool {
         matches!(self, Self::Io { .. })
+    }
+
+    /// Whether a disk did not answer in time: then what was asked of it may still take place.
+    pub fn is_overdue(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+    }
+
+    /// A volume's disk does not answer.
+    pub fn no_answer(what: String) -> Self {
+        let source = io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer");
+        Self::Io { what, source }
     }
 }
 

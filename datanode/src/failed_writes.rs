@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | RBW | can be read | RWR of the proven length: not for readers, of use to a block recovery |
 //! | RBW, FINALIZED or RUR | cannot, or are half moved | out of the books until the next start finds it |
+//! | any of these | are on a disk that does not answer | the same: what was given up may still change them |
 //! | TEMPORARY | - | deleted by whoever wrote it |
 //!
 //! A write that found no room (ENOSPC) loses nothing that was written before: the replica stays RBW.
@@ -45,7 +46,11 @@ impl Dataset {
             return;
         }
         let former = replica.block();
+        let is_silent = error.is_overdue()
+            || replica.has_overdue_write()
+            || replica.volume().health().is_stalled();
         let proven = match replica.state() {
+            _ if is_silent => Err(io::Error::other("its disk does not answer")),
             ReplicaState::Rbw => proven_len(replica.files()).await,
             _ => Err(io::Error::other("its files may be half changed")),
         };

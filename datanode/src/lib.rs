@@ -21,6 +21,7 @@ mod data_path_tests;
 pub mod data_work;
 pub mod dataset;
 mod deletion;
+mod disk_threads;
 pub mod domain_socket;
 pub mod error;
 mod failed_volumes;

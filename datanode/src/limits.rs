@@ -85,6 +85,19 @@ pub const GATHERED_PARTS_MAX: usize = 256;
 /// A volume that has not answered its watch for so long, or whose writes have not got on, gets no new
 /// replicas until it does. A disk that retries a sector takes some seconds.
 pub const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// How often operations on disks are looked through for those that are stuck, and after how many looks
+/// one is: within 3 s, others get workers of the kernel and slabs in place of those that it holds.
+pub const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub const STUCK_AFTER_LOOKS: u32 = 2;
+/// An operation on a disk that takes so long fails (`ringfs.datanode.disk.operation.timeout`). Clients
+/// wait 60 s and more for an ack, so they hear from the node itself which of a pipeline it was. A disk
+/// that tries a sector again and again takes some seconds.
+pub const DISK_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Workers that the kernel may give one ring beside its usual ones (four a core), for operations that
+/// are stuck: kernel threads of some 16 KiB. A volume that does not answer gets no new operations
+/// after [`STALLED_AFTER`], so a ring has no more stuck than its streams began in that time.
+pub const STUCK_WORKERS_MAX: u32 = 1024;
+
 /// A write that takes so long is counted (`dfs.datanode.slow.io.warning.threshold.ms` of Apache's).
 pub const SLOW_WRITE: Duration = Duration::from_millis(300);
 /// Replicas whose writes failed on one volume, since start, beyond which it has failed though its

@@ -56,7 +56,7 @@ const OF_HADOOP: [Counted; 7] = [
     }),
 ];
 
-const OWN: [Counted; 18] = [
+const OWN: [Counted; 21] = [
     (
         counter(
             "ringfs_payload_bytes_copied_total",
@@ -82,6 +82,20 @@ const OWN: [Counted; 18] = [
         &all.uring_completions
     }),
     (gauge("ringfs_slabs_in_use", "Slabs of 1 MiB held by streams"), |all| &all.slabs_in_use),
+    (gauge("ringfs_slabs_parked", "Of those, held by disks that do not answer"), |all| {
+        &all.slabs_parked
+    }),
+    (
+        gauge("ringfs_disk_operations_stuck", "Operations that disks have not answered for 2 s"),
+        |all| &all.operations_stuck,
+    ),
+    (
+        counter(
+            "ringfs_disk_operations_given_up_total",
+            "Operations beyond ringfs.datanode.disk.operation.timeout",
+        ),
+        |all| &all.operations_given_up,
+    ),
     (gauge("ringfs_slabs_high_water", "The most held at a time, by each data thread"), |all| {
         &all.slabs_high_water
     }),

@@ -147,9 +147,7 @@ impl Drop for CloseAll {
 }
 
 fn close(replicas: Vec<Rc<OpenReplica>>) {
-    let is_slow_to_close = |open: &Rc<OpenReplica>| {
-        open.replica.is_deleted() || open.replica.volume().health().is_stalled()
-    };
+    let is_slow_to_close = |open: &Rc<OpenReplica>| open.replica.is_deleted();
     let files = replicas
         .into_iter()
         .filter(is_slow_to_close)

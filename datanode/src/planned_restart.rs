@@ -40,7 +40,9 @@ impl PlannedRestart {
     /// Marks what is being written, then has every stream tell its writer.
     pub fn announce(&self, dataset: &Dataset) {
         let until = SystemTime::now() + MARK_LIFE;
-        for replica in dataset.replicas_in(ReplicaState::Rbw) {
+        let is_in_reach =
+            |replica: &std::sync::Arc<Replica>| !replica.volume().health().is_stalled();
+        for replica in dataset.replicas_in(ReplicaState::Rbw).into_iter().filter(is_in_reach) {
             if let Err(error) = mark(&replica, until) {
                 warn!(block = %replica.block(), %error, "cannot be written on after the restart");
             }

@@ -6,11 +6,13 @@
 //!
 //! Stop (a signal, an operator's shutdownDatanode, or a namenode that will not have this node): no
 //! new streams, running ones are cut, the lock files go. What was acknowledged is on disk by then,
-//! as always.
+//! as always. Neither start nor stop waits for a disk that does not answer: at start it counts as a
+//! failed one (`disk_threads`), at stop its threads are left to the kernel, which lets the process go
+//! when the disk answers.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ use ringfs_protocol::meta_file::DatanodeLayout;
 use ringfs_protocol::rpc::client::RpcClient;
 use ringfs_protocol::rpc::protocol_name;
 use ringfs_protocol::rpc::server::{self as rpc_server, RpcServerOptions};
-use ringfs_protocol::site_config::{Configuration, user_name};
+use ringfs_protocol::site_config::{Configuration, StorageDirectory as StorageLocation, user_name};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
@@ -33,6 +35,7 @@ use crate::config::DatanodeConfig;
 use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
+use crate::disk_threads::{DiskWork, run_in_time};
 use crate::domain_socket;
 use crate::error::{DatanodeError, Result};
 use crate::failed_volumes::FailedVolumes;
@@ -46,7 +49,7 @@ use crate::ring;
 use crate::runtime::DataThreads;
 use crate::scrubber;
 use crate::server::TransferServer;
-use crate::storage_directory::{LockedDirectory, NamespaceIdentity};
+use crate::storage_directory::{LockedDirectory, NamespaceIdentity, StorageDirectory};
 use crate::volume::{BlockData, Volume};
 use crate::volume_health::VolumeFailure;
 
@@ -70,10 +73,13 @@ pub fn run(configuration: &Configuration, block_data: BlockData) -> Result<()> {
         .enable_all()
         .build()
         .map_err(DatanodeError::io("starting the control thread's runtime"))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let stop = stop_signal()?;
         serve(config, stop).await
-    })
+    });
+    // What waits for a disk in a thread of the runtime may do so for ever.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Serves until `stop` resolves, or an operator says so.
@@ -88,6 +94,7 @@ async fn serve(
         config.data_threads,
         config.buffer_pool_bytes,
         config.pin_data_threads,
+        config.disk_operation_timeout,
         &counters,
     )?;
     let transfer_listener = bind(config.transfer_address)?;
@@ -124,6 +131,7 @@ async fn serve(
         }
     };
     let dataset = Arc::new(storage.join(&config, &namespace)?);
+    let directories = dataset.clone();
     if let (Some(pace), BlockData::Stored) = (config.scrub, config.block_data) {
         scrubber::start(&dataset, &counters, pace)?;
     }
@@ -143,19 +151,22 @@ async fn serve(
     if let Some(short_circuit) = short_circuit {
         short_circuit.abort();
     }
+    drop(data_threads);
+    // Not when the last handle on each volume goes: a thread may hold one in a disk's hands.
+    directories.unlock_directories();
     info!(?counters, "stopped");
     outcome
 }
 
 impl Storage {
     pub(crate) fn lock(config: &DatanodeConfig) -> Result<Self> {
-        let (mut directories, mut failed) = (Vec::new(), Vec::new());
-        for location in &config.data_dirs {
-            match LockedDirectory::open(location, config.data_dir_mode) {
-                Ok(directory) => directories.push(directory),
-                Err(error) => failed.push(failed_at_start(&location.path, error)?),
-            }
-        }
+        let lock = |location: &StorageLocation| -> DiskWork<Result<LockedDirectory>> {
+            let (location, mode) = (location.clone(), config.data_dir_mode);
+            Box::new(move |_| LockedDirectory::open(&location, mode))
+        };
+        let locks = config.data_dirs.iter().map(lock).collect();
+        let roots = config.data_dirs.iter().map(|location| location.path.clone()).collect();
+        let (directories, failed) = opened(roots, locks, config.disk_operation_timeout)?;
         config.failed_volumes_tolerated.check(&failed, config.data_dirs.len())?;
         let version = directories.iter().find_map(LockedDirectory::version);
         let (datanode_uuid, layout) = match version {
@@ -167,42 +178,66 @@ impl Storage {
 
     pub(crate) fn join(
         mut self,
-        config: &DatanodeConfig,
+        config: &Arc<DatanodeConfig>,
         namespace: &NamespaceInfoProto,
     ) -> Result<Dataset> {
         let identity = NamespaceIdentity::from(namespace);
-        let open = |directory: LockedDirectory| {
-            let directory =
-                directory.join_namespace(&identity, &self.datanode_uuid, self.layout)?;
-            let (pool, reserved) = (&identity.pool_id, config.reserved_bytes);
-            let mut volume = Volume::open(directory, pool, reserved, config.direct_io)?;
-            if let Some(medium) = config.medium {
-                volume = volume.with_medium(medium);
-            }
-            info!(volume = %volume.root().display(), medium = %volume.profile().medium, "opened");
-            Ok(Arc::new(match config.block_data {
-                BlockData::Stored => volume,
-                BlockData::Discarded => volume.discarding_block_data()?,
-            }))
+        let open = |directory: LockedDirectory| -> DiskWork<Result<Arc<Volume>>> {
+            let (config, identity) = (config.clone(), identity.clone());
+            let (uuid, layout) = (self.datanode_uuid.clone(), self.layout);
+            Box::new(move |_| {
+                let directory = directory.join_namespace(&identity, &uuid, layout)?;
+                open_volume(directory, &identity.pool_id, &config).map(Arc::new)
+            })
         };
-        let mut volumes = Vec::new();
-        for directory in self.directories {
-            let root = directory.root().to_owned();
-            match open(directory) {
-                Ok(volume) => volumes.push(volume),
-                Err(error) => self.failed.push(failed_at_start(&root, error)?),
-            }
-        }
+        let roots = self.directories.iter().map(|directory| directory.root().to_owned()).collect();
+        let volumes = self.directories.into_iter().map(open).collect();
+        let (volumes, failed) = opened(roots, volumes, config.disk_operation_timeout)?;
+        self.failed.extend(failed);
         let dataset = Dataset::open(
             &identity.pool_id,
             volumes,
             self.failed,
             config.delete_duplicate_replicas,
             config.sync_on_close,
+            config.disk_operation_timeout,
         )?;
         config.failed_volumes_tolerated.check(&dataset.failures(), dataset.configured_volumes())?;
         Ok(dataset)
     }
+}
+
+fn open_volume(
+    directory: StorageDirectory,
+    pool_id: &str,
+    config: &DatanodeConfig,
+) -> Result<Volume> {
+    let mut volume = Volume::open(directory, pool_id, config.reserved_bytes, config.direct_io)?;
+    if let Some(medium) = config.medium {
+        volume = volume.with_medium(medium);
+    }
+    info!(volume = %volume.root().display(), medium = %volume.profile().medium, "opened");
+    match config.block_data {
+        BlockData::Stored => Ok(volume),
+        BlockData::Discarded => volume.discarding_block_data(),
+    }
+}
+
+/// What could be opened, and which directories could not, within `patience`.
+fn opened<T: Send + 'static>(
+    roots: Vec<PathBuf>,
+    work: Vec<DiskWork<Result<T>>>,
+    patience: Duration,
+) -> Result<(Vec<T>, Vec<VolumeFailure>)> {
+    let (mut opened, mut failed) = (Vec::new(), Vec::new());
+    for (root, done) in roots.iter().zip(run_in_time(work, patience)?) {
+        let no_answer = || DatanodeError::no_answer(format!("opening {}", root.display()));
+        match done.unwrap_or_else(|| Err(no_answer())) {
+            Ok(value) => opened.push(value),
+            Err(error) => failed.push(failed_at_start(root, error)?),
+        }
+    }
+    Ok((opened, failed))
 }
 
 /// A directory whose disk fails does not keep the others from being served; one that is not ours

@@ -39,7 +39,7 @@ impl Dataset {
         new_stamp: GenerationStamp,
         expected_len: u64,
     ) -> Result<ReplicaWriter> {
-        let replica = self.require(block)?;
+        let replica = self.require_answering(block)?;
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::Append)?;
         expect_stamp(&replica, block.block.generation_stamp, block.block.generation_stamp)?;
@@ -53,7 +53,7 @@ impl Dataset {
         new_stamp: GenerationStamp,
         expected_len: u64,
     ) -> Result<ReplicaWriter> {
-        let replica = self.require(block)?;
+        let replica = self.require_answering(block)?;
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::RecoverAppend)?;
         expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
@@ -72,7 +72,7 @@ impl Dataset {
         min_bytes: u64,
         max_bytes: u64,
     ) -> Result<ReplicaWriter> {
-        let replica = self.require(block)?;
+        let replica = self.require_answering(block)?;
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::RecoverStreaming)?;
         expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
@@ -103,7 +103,7 @@ impl Dataset {
         new_stamp: GenerationStamp,
         expected_len: u64,
     ) -> Result<Block> {
-        let replica = self.require(block)?;
+        let replica = self.require_answering(block)?;
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::RecoverClose)?;
         expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
@@ -147,8 +147,9 @@ impl Dataset {
         if let Err(error) = move_data_first(&from, &to).await {
             // Back to what it was, if the disk lets us: a start would do the same.
             match rename_into(&to.data, &from.data).await {
-                Ok(()) => self.note_failure(replica, &error),
-                Err(_) => self.distrust(replica, held, &error).await,
+                // A rename that was given up may still take place.
+                Ok(()) if !error.is_overdue() => self.note_failure(replica, &error),
+                _ => self.distrust(replica, held, &error).await,
             }
             return Err(error);
         }

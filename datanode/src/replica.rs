@@ -114,6 +114,8 @@ pub struct Replica {
     bytes_acked: AtomicU64,
     /// A write or sync of its files failed: see `failed_writes`.
     has_failed_write: AtomicBool,
+    /// One was given up, and may still take place.
+    has_overdue_write: AtomicBool,
     /// Held across every change of state, and the file operations that belong to it.
     pub(crate) transition: tokio::sync::Mutex<()>,
 }
@@ -176,6 +178,7 @@ impl Replica {
             bytes_received: AtomicU64::new(block.num_bytes),
             bytes_acked: AtomicU64::new(block.num_bytes),
             has_failed_write: AtomicBool::new(false),
+            has_overdue_write: AtomicBool::new(false),
             transition: tokio::sync::Mutex::new(()),
         }
     }
@@ -255,6 +258,16 @@ impl Replica {
         if !self.has_failed_write.swap(true, Ordering::AcqRel) {
             self.volume.health().count_failed_write();
         }
+    }
+
+    /// Nor can it be said what the files hold, as long as the disk may still do what was given up.
+    pub(crate) fn note_overdue_write(&self) {
+        self.has_overdue_write.store(true, Ordering::Release);
+        self.note_failed_write();
+    }
+
+    pub(crate) fn has_overdue_write(&self) -> bool {
+        self.has_overdue_write.load(Ordering::Acquire)
     }
 
     pub(crate) fn has_failed_write(&self) -> bool {

@@ -226,12 +226,11 @@ async fn cut_open(
 /// Gives the replica files of its own where they are shared with an upgrade's `previous` by hard
 /// links: what is written must not change what a rollback would bring back.
 pub async fn break_hard_links(files: &ReplicaFiles) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
     for path in [&files.data, &files.meta] {
         let failed = || format!("copying {} away from its hard link", path.display());
-        let links = std::fs::metadata(path)
-            .map_err(|source| DatanodeError::Io { what: failed(), source })?
-            .nlink();
+        let file = open_existing(path, false).await?;
+        let links =
+            file.links().await.map_err(|source| DatanodeError::Io { what: failed(), source })?;
         if links > 1 {
             let copy = path.with_extension("unlinked");
             copy_range(path, &copy, u64::MAX).await?;

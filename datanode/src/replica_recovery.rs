@@ -32,6 +32,7 @@ impl Dataset {
         if replica.state() == ReplicaState::Temporary {
             return Ok(None);
         }
+        self.expect_answering(&replica)?;
         let _held = self.hold(&replica).await;
         replica.check(ReplicaEvent::StartRecovery)?;
         let found = replica.block();
@@ -63,7 +64,7 @@ impl Dataset {
         new_len: u64,
         new_id: Option<BlockId>,
     ) -> Result<String> {
-        let replica = self.require(old)?;
+        let replica = self.require_answering(old)?;
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::FinishRecovery)?;
         expect_verdict_fits(&replica, old, recovery_id, new_len)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::sync::watch;
@@ -14,11 +15,21 @@ use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
 use crate::ring::{self, Job, LEAST_KERNEL, LocalTask, Remote};
 
-/// Stops and joins the threads when dropped; tasks that still run are dropped with their thread.
+/// How long a stop waits for a thread, which gives its operations 5 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Stops and joins the threads when dropped; tasks that still run are dropped with their thread. One
+/// that has operations in the hands of a disk that does not answer is not waited for.
 pub struct DataThreads {
     shared: Arc<[DataThread]>,
     stop: watch::Sender<bool>,
-    joins: Vec<JoinHandle<()>>,
+    running: Vec<Running>,
+}
+
+struct Running {
+    join: JoinHandle<()>,
+    /// Told at the end whether the kernel is done with all of the thread's operations.
+    ended: mpsc::Receiver<bool>,
 }
 
 struct DataThread {
@@ -39,39 +50,42 @@ impl DataThreads {
         count: usize,
         pool_bytes: u64,
         pin: bool,
+        disk_timeout: Duration,
         counters: &Arc<Counters>,
     ) -> Result<Self> {
         let cores = if pin { allowed_cores()? } else { Vec::new() };
         let (stop, stopped) = watch::channel(false);
         let slabs = pool_bytes as usize / ring::SLAB_BYTES / count;
-        let (mut threads, mut joins) = (Vec::new(), Vec::new());
+        let (mut threads, mut running) = (Vec::new(), Vec::new());
         for index in 0..count {
             let (sender, started) = mpsc::channel();
+            let (ends, ended) = mpsc::channel();
             let (mut stopped, counters) = (stopped.clone(), counters.clone());
             let core = (!cores.is_empty()).then(|| cores[index % cores.len()]);
             let main = move || {
                 if let Err(error) = core.map_or(Ok(()), keep_to) {
                     return drop(sender.send(Err(error)));
                 }
-                let executor = match ring::new_executor(slabs, counters) {
+                let executor = match ring::new_executor(slabs, disk_timeout, counters) {
                     Ok(executor) => executor,
                     Err(error) => return drop(sender.send(Err(error))),
                 };
                 let _ = sender.send(Ok(executor.remote()));
                 executor.run(async move { drop(stopped.wait_for(|stop| *stop).await) });
+                let _ = ends.send(!executor.left_operations());
             };
             let join = std::thread::Builder::new()
                 .name(format!("data-{index}"))
                 .spawn(main)
                 .map_err(DatanodeError::io("starting a data thread"))?;
-            joins.push(join);
+            running.push(Running { join, ended });
             let remote = started
                 .recv()
                 .map_err(|_| DatanodeError::Stopping)?
                 .map_err(|error| DatanodeError::Host { why: io_uring_remedy(&error) })?;
             threads.push(DataThread { remote, load: Arc::default() });
         }
-        Ok(Self { shared: threads.into(), stop, joins })
+        Ok(Self { shared: threads.into(), stop, running })
     }
 
     pub fn spawner(&self) -> Spawner {
@@ -94,9 +108,17 @@ impl Spawner {
 impl Drop for DataThreads {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        for join in self.joins.drain(..) {
-            if join.join().is_err() {
-                tracing::error!("a data thread panicked");
+        for Running { join, ended } in self.running.drain(..) {
+            match ended.recv_timeout(STOP_PATIENCE) {
+                // The kernel lets a thread end only with its operations, which a disk may hold for ever.
+                Ok(false) | Err(mpsc::RecvTimeoutError::Timeout) => {
+                    tracing::error!("a data thread is left behind: a disk does not answer");
+                }
+                Ok(true) | Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    if join.join().is_err() {
+                        tracing::error!("a data thread panicked");
+                    }
+                }
             }
         }
     }
@@ -169,10 +191,15 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::limits::DISK_OPERATION_TIMEOUT;
+
+    fn started(pin: bool) -> DataThreads {
+        DataThreads::start(2, 8 << 20, pin, DISK_OPERATION_TIMEOUT, &Arc::default()).unwrap()
+    }
 
     #[test]
     fn tasks_are_spread_over_the_threads_and_dropped_with_them() {
-        let threads = DataThreads::start(2, 8 << 20, false, &Arc::default()).unwrap();
+        let threads = started(false);
         let (sender, receiver) = mpsc::channel();
         for _ in 0..4 {
             let sender = sender.clone();
@@ -194,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_pinned_thread_keeps_to_one_core() {
-        let threads = DataThreads::start(2, 8 << 20, true, &Arc::default()).unwrap();
+        let threads = started(true);
         let (sender, receiver) = mpsc::channel();
         for _ in 0..2 {
             let sender = sender.clone();

@@ -20,12 +20,15 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
 use ringfs_protocol::collections::HashMap;
 use ringfs_protocol::meta_file::{self, META_HEADER_BYTES, ReplicaFile};
 use tracing::{info, warn};
 
+use crate::deletion::set_leftovers_aside;
+use crate::disk_threads::{DiskWork, Progress, run_in_time};
 use crate::error::{DatanodeError, Result};
 use crate::planned_restart;
 use crate::replica_length::{good_len, meta_len};
@@ -51,32 +54,42 @@ impl FoundReplica {
     }
 }
 
-/// All replicas of all volumes, each volume read by a thread of its own.
-pub fn scan_volumes(volumes: &[Arc<Volume>]) -> Vec<Result<Vec<FoundReplica>>> {
-    #[cfg(feature = "simulation")]
-    if ringfs_protocol::simulation::is_entered() {
-        return volumes.iter().map(|volume| scan_volume(volume)).collect();
-    }
-    std::thread::scope(|scope| {
-        let scans: Vec<_> =
-            volumes.iter().map(|volume| scope.spawn(|| scan_volume(volume))).collect();
-        scans
-            .into_iter()
-            .map(|scan| scan.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
+/// What a volume holds.
+pub struct Scanned {
+    pub replicas: Vec<FoundReplica>,
+    /// To be deleted.
+    pub leftovers: Vec<PathBuf>,
 }
 
-fn scan_volume(volume: &Volume) -> Result<Vec<FoundReplica>> {
+/// All replicas of all volumes. One whose disk does not answer for `patience` is an error.
+pub fn scan_volumes(volumes: &[Arc<Volume>], patience: Duration) -> Result<Vec<Result<Scanned>>> {
+    let scan = |volume: &Arc<Volume>| -> DiskWork<Result<Scanned>> {
+        let volume = volume.clone();
+        Box::new(move |progress| {
+            let replicas = scan_volume(&volume, progress)?;
+            Ok(Scanned { replicas, leftovers: set_leftovers_aside(&volume, progress)? })
+        })
+    };
+    let scans = run_in_time(volumes.iter().map(scan).collect(), patience)?;
+    let scans = scans.into_iter().zip(volumes).map(|(scan, volume)| {
+        let no_answer = || DatanodeError::no_answer(format!("scanning {}", volume.location()));
+        scan.unwrap_or_else(|| Err(no_answer()))
+    });
+    Ok(scans.collect())
+}
+
+fn scan_volume(volume: &Volume, progress: &Progress) -> Result<Vec<FoundReplica>> {
     let started = std::time::Instant::now();
-    let mut scan = VolumeScan { volume, found: Vec::new() };
+    let mut scan = VolumeScan { volume, progress, found: Vec::new() };
     let mut finalized = Unpaired::default();
     scan.finalized_dir(&volume.finalized_root(), &mut finalized)?;
-    let mut rbw = Listing::read(&volume.rbw_dir())?;
+    let mut rbw = Listing::read(&volume.rbw_dir(), progress)?;
     for (id, len) in finalized.data {
+        progress.note();
         scan.finalized_without_meta(id, len, &mut rbw)?;
     }
     for (id, file_len) in std::mem::take(&mut rbw.data) {
+        progress.note();
         let stamp = rbw.metas.remove(&id);
         scan.interrupted(id, file_len, stamp, &finalized.metas)?;
     }
@@ -91,6 +104,7 @@ fn scan_volume(volume: &Volume) -> Result<Vec<FoundReplica>> {
 
 struct VolumeScan<'a> {
     volume: &'a Volume,
+    progress: &'a Progress,
     found: Vec<FoundReplica>,
 }
 
@@ -111,11 +125,12 @@ struct Listing {
 }
 
 impl Listing {
-    fn read(dir: &Path) -> Result<Self> {
+    fn read(dir: &Path, progress: &Progress) -> Result<Self> {
         let failed =
             |source| DatanodeError::Io { what: format!("reading {}", dir.display()), source };
         let mut listing = Self::default();
         for entry in fs::read_dir(dir).map_err(failed)? {
+            progress.note();
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             match name.to_str().and_then(meta_file::parse_replica_file_name) {
@@ -138,8 +153,9 @@ impl Listing {
 
 impl VolumeScan<'_> {
     fn finalized_dir(&mut self, dir: &Path, unpaired: &mut Unpaired) -> Result<()> {
-        let mut listing = Listing::read(dir)?;
+        let mut listing = Listing::read(dir, self.progress)?;
         for (id, len) in listing.data {
+            self.progress.note();
             let stamp = listing.metas.remove(&id);
             if !self.put_in_its_place(dir, id, stamp)? {
                 continue;
@@ -351,7 +367,7 @@ mod tests {
         }
 
         fn scan(&self) -> Vec<(u64, u64, u64, ReplicaState)> {
-            let mut found: Vec<_> = scan_volume(&self.volume)
+            let mut found: Vec<_> = scan_volume(&self.volume, &Progress::default())
                 .unwrap()
                 .iter()
                 .map(|found| {

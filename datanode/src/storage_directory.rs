@@ -14,18 +14,23 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use ringfs_protocol::messages::{NamespaceInfoProto, StorageTypeProto};
 use ringfs_protocol::meta_file::DatanodeLayout;
 use ringfs_protocol::site_config::StorageDirectory as StorageLocation;
 use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
+use crate::disk_threads::{DiskWork, run_in_time};
 use crate::error::{DatanodeError, Result};
 use crate::java_properties::{self, Properties};
 
 const LOCK_FILE: &str = "in_use.lock";
 const VERSION_FILE: &str = "VERSION";
+/// How long a stop waits for a disk to take the lock file away.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(2);
 const POOL_DIR_MODE: u32 = 0o700;
 
 /// The namespace that the namenode serves, as its versionRequest reply names it.
@@ -71,14 +76,22 @@ pub struct LockedDirectory {
 pub struct StorageDirectory {
     root: PathBuf,
     storage_type: StorageTypeProto,
-    _lock: DirectoryLock,
+    lock: DirectoryLock,
     version: NodeVersion,
 }
 
 #[derive(Debug)]
 struct DirectoryLock {
     path: PathBuf,
-    _file: fs::File,
+    /// Taken when it is let go of.
+    file: Mutex<Option<fs::File>>,
+}
+
+impl StorageDirectory {
+    /// Another process may have the directory from now on.
+    pub fn unlock(&self) {
+        self.lock.release();
+    }
 }
 
 impl LockedDirectory {
@@ -134,7 +147,7 @@ impl LockedDirectory {
         let directory = StorageDirectory {
             root: self.root,
             storage_type: self.storage_type,
-            _lock: self.lock,
+            lock: self.lock,
             version,
         };
         directory.join_pool(namespace)?;
@@ -246,16 +259,32 @@ impl DirectoryLock {
             }
             file.set_len(0).map_err(failed)?;
             write!(file, "{}@{}", std::process::id(), host_name()).map_err(failed)?;
-            return Ok(Self { path, _file: file });
+            return Ok(Self { path, file: Mutex::new(Some(file)) });
+        }
+    }
+}
+
+impl DirectoryLock {
+    /// On a thread of its own: neither the removal nor the close is waited for any longer when the
+    /// disk does not answer.
+    fn release(&self) {
+        let Some(file) = self.file.lock().take() else { return };
+        let path = self.path.clone();
+        let remove: DiskWork<()> = Box::new(move |_| {
+            if let Err(error) = fs::remove_file(&path) {
+                warn!(path = %path.display(), %error, "the lock file stays behind");
+            }
+            drop(file);
+        });
+        if !matches!(run_in_time(vec![remove], UNLOCK_PATIENCE).as_deref(), Ok([Some(())])) {
+            warn!(path = %self.path.display(), "the lock file stays behind");
         }
     }
 }
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "the lock file stays behind");
-        }
+        self.release();
     }
 }
 

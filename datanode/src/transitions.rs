@@ -139,7 +139,7 @@ impl Dataset {
             self.distrust(&replica, &held, &error).await;
             if temporary {
                 // Its files may be in either place; those left in `finalized/` a start finds.
-                let _ = self.remove(&replica, &held, false);
+                let _ = self.discard(&replica, &held).await;
             }
             return Err(error);
         }
@@ -183,12 +183,7 @@ impl Dataset {
             return Ok(());
         }
         match replica.check(ReplicaEvent::Delete) {
-            // No data thread waits for such a disk; the next start empties `tmp/`.
-            Ok(()) if replica.volume().health().is_stalled() => {
-                self.forget(&replica);
-                replica.apply(ReplicaEvent::Delete, replica.generation_stamp())
-            }
-            Ok(()) => self.remove(&replica, &held, false),
+            Ok(()) => self.discard(&replica, &held).await,
             // Whoever wanted the writer to stop has deleted it.
             Err(_) => Ok(()),
         }
@@ -244,7 +239,7 @@ impl Dataset {
             Err(error) => {
                 self.note_failure(&replica, &error);
                 // What was created goes; a failure to remove it adds nothing to the first one.
-                let _ = self.remove(&replica, &held, false);
+                let _ = self.discard(&replica, &held).await;
                 Err(error)
             }
         }
@@ -265,7 +260,7 @@ impl Dataset {
         if present.generation_stamp() >= block.block.generation_stamp {
             return Err(exists(block, present));
         }
-        self.remove(present, &held, false)
+        self.discard(present, &held).await
     }
 
     /// The end of every way to FINALIZED, once the files are in their place.

@@ -26,6 +26,7 @@ use tracing::warn;
 
 use crate::error::{DatanodeError, Result};
 use crate::limits::SUSPECTS_MAX;
+use crate::ring;
 use crate::storage_directory::StorageDirectory;
 use crate::volume_health::{VolumeFailure, VolumeHealth};
 use crate::volume_profile::{Medium, VolumeProfile};
@@ -127,8 +128,12 @@ impl Volume {
             fs::create_dir_all(&dir)
                 .map_err(DatanodeError::io(format!("creating {}", dir.display())))?;
         }
+        let is_served = is_fuse(directory.root());
+        if is_served {
+            ring::use_workers_below(directory.root());
+        }
         let direct_io = use_direct_io && {
-            let probe = match is_fuse(directory.root()) {
+            let probe = match is_served {
                 true => {
                     Err(io::Error::other("on FUSE, it makes a data thread wait for the daemon"))
                 }
@@ -240,6 +245,11 @@ impl Volume {
     /// Where Apache's datanode keeps it, too.
     pub fn scrub_cursor_path(&self) -> PathBuf {
         self.pool_dir.join("scanner.cursor")
+    }
+
+    /// Another process may have its directory from now on.
+    pub fn unlock(&self) {
+        self.directory.unlock();
     }
 
     pub fn is_failed(&self) -> bool {

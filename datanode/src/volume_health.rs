@@ -4,12 +4,12 @@
 //! |---|---|---|
 //! | good | opened | - |
 //! | suspect | a file operation failed, writes stand still, or it is not where it was | its check passed |
-//! | stalled | its watch has waited for the disk for [`STALLED_AFTER`] | the disk answers |
+//! | stalled | an operation of a stream was given up, or its watch has waited for the disk for [`STALLED_AFTER`] | the disk answers its watch, and its check passed |
 //! | failed | its check failed or timed out, or writes fail again and again | never: a restart opens it anew |
 //!
 //! Streams only raise suspicion; the volume's own thread (`volume_watch`) checks, so that no data
 //! thread waits for a sick disk. A suspect volume is the last choice for new replicas, a stalled or
-//! failed one is none. Opened files are never trusted again after a failed write or sync, whatever
+//! failed one is none, and nothing else is begun there either (`Dataset::require_answering`). Opened files are never trusted again after a failed write or sync, whatever
 //! the check says: see `transitions`.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -52,6 +52,8 @@ pub struct VolumeHealth {
     is_failed: AtomicBool,
     failure: Mutex<Option<VolumeFailure>>,
     is_suspect: AtomicBool,
+    /// An operation of a stream was given up since the last check that passed.
+    has_overdue: AtomicBool,
     /// Replicas whose write or sync failed.
     failed_writes: AtomicU32,
     check_requests: (Sender<()>, Receiver<()>),
@@ -76,6 +78,7 @@ impl Default for VolumeHealth {
             is_failed: AtomicBool::default(),
             failure: Mutex::default(),
             is_suspect: AtomicBool::default(),
+            has_overdue: AtomicBool::default(),
             failed_writes: AtomicU32::default(),
             check_requests: bounded(1),
             busy_since: Mutex::default(),
@@ -104,7 +107,8 @@ impl VolumeHealth {
     }
 
     pub fn is_stalled(&self) -> bool {
-        self.unanswered_since().is_some_and(|since| since.elapsed() >= STALLED_AFTER)
+        self.has_overdue.load(Ordering::Relaxed)
+            || self.unanswered_since().is_some_and(|since| since.elapsed() >= STALLED_AFTER)
     }
 
     /// Since when the watch waits for the disk, if it does.
@@ -129,6 +133,9 @@ impl VolumeHealth {
         if self.is_failed() {
             return;
         }
+        if error.is_overdue() {
+            self.has_overdue.store(true, Ordering::Relaxed);
+        }
         if !self.is_suspect.swap(true, Ordering::Relaxed) {
             warn!(volume = location, %error, "the volume will be checked");
         }
@@ -145,6 +152,7 @@ impl VolumeHealth {
     }
 
     pub(crate) fn cleared(&self, location: &str) {
+        self.has_overdue.store(false, Ordering::Relaxed);
         if self.is_suspect.swap(false, Ordering::Relaxed) {
             info!(volume = location, "the volume has passed its check");
         }

@@ -21,7 +21,8 @@
 //! Failures: a corrupt packet is answered ERROR_CHECKSUM and ends the stream; a disk that fails ends
 //! it with ERROR; a mirror that fails is reported with every further ack, and the stream goes on. The
 //! peer's disappearance, a stop by a recovery and every other error leave the replica RBW with what
-//! it has, for recovery (a TEMPORARY one is deleted). No write is in flight when the stream ends.
+//! it has, for recovery (a TEMPORARY one is deleted). No write is in flight when the stream ends, but
+//! for those of a disk that did not answer in time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -49,7 +50,6 @@ use crate::packet_receiver::{Packet, PacketReceiver};
 use crate::pipeline_acks::Awaiting;
 use crate::pipeline_setup::{Role, set_up, setup_reply};
 use crate::replica::Replica;
-use crate::replica_files::close_elsewhere;
 use crate::ring::{self, BufferMut, Either, ReceiveMessage, SECTOR_BYTES, SLAB_BYTES, SlabShare};
 use crate::server::TransferServer;
 use crate::transitions::ReplicaWriter;
@@ -185,10 +185,6 @@ impl BlockStream {
             info!(block = %self.block, %error, "write ended early");
         } else {
             server.counters.blocks_written.add(1);
-        }
-        let volume = self.replica.volume();
-        if volume.is_failed() || volume.health().is_stalled() {
-            close_elsewhere(self.sink.into_files());
         }
         outcome
     }

@@ -19,6 +19,7 @@ use ringfs_datanode::block_transfer::Transfers;
 use ringfs_datanode::counters::Counters;
 use ringfs_datanode::data_work::DataWork;
 use ringfs_datanode::dataset::Dataset;
+use ringfs_datanode::limits::DISK_OPERATION_TIMEOUT;
 use ringfs_datanode::read_history::ReadHistory;
 use ringfs_datanode::runtime::DataThreads;
 use ringfs_datanode::server::TransferServer;
@@ -111,9 +112,13 @@ impl Datanode {
             .and_then(|directory| directory.join_namespace(&namespace, "u", DatanodeLayout::V57))
             .unwrap();
         let volume = Arc::new(Volume::open(directory, POOL, 0, true).unwrap());
-        let dataset = Arc::new(Dataset::open(POOL, vec![volume], Vec::new(), true, false).unwrap());
+        let dataset = Arc::new(
+            Dataset::open(POOL, vec![volume], Vec::new(), true, false, DISK_OPERATION_TIMEOUT)
+                .unwrap(),
+        );
         let counters = Arc::<Counters>::default();
-        let threads = DataThreads::start(1, 96 << 20, false, &counters).unwrap();
+        let threads =
+            DataThreads::start(1, 96 << 20, false, DISK_OPERATION_TIMEOUT, &counters).unwrap();
         let spawner = threads.spawner();
         let work = DataWork::new(move |job| spawner.spawn(job));
         work.start(|| async { IS_WATCHED.set(true) });

@@ -198,6 +198,9 @@ settings! {
         "Failed volumes that a datanode goes on with; -1: as long as one is left";
     DFS_DATANODE_DISK_CHECK_TIMEOUT: Millis, "dfs.datanode.disk.check.timeout" = "10m",
         "A volume whose disk does not answer a check for so long has failed";
+    RINGFS_DATANODE_DISK_OPERATION_TIMEOUT: Millis,
+        "ringfs.datanode.disk.operation.timeout" = "30s",
+        "An operation on a disk that takes so long fails: well below dfs.client.socket-timeout";
     DFS_DATANODE_OUTLIERS_REPORT_INTERVAL: Millis, "dfs.datanode.outliers.report.interval" = "30m",
         "How often a datanode tells the namenode which of its volumes are slow";
     DFS_DATANODE_SCAN_PERIOD_HOURS: Integer, "dfs.datanode.scan.period.hours" = "504",

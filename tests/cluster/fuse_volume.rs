@@ -1,5 +1,6 @@
-//! A FUSE file system that passes everything through to a directory, until a test has it
-//! err: then calls fail with EIO. Needs root and `/dev/fuse`; what is missing fails the test.
+//! A FUSE file system that passes everything through to a directory, until a test has it err or
+//! stall: then calls fail with EIO, or wait until it is told otherwise. Needs root and `/dev/fuse`;
+//! what is missing fails the test.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -7,7 +8,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fuser::consts::FOPEN_DIRECT_IO;
@@ -33,11 +34,38 @@ pub enum Fault {
     Erring,
     /// The next so many reads of block files fail with EIO.
     FailingReads(u32),
+    /// No call comes back.
+    Stalling,
+    /// From the next such call on a block's file on, or on a directory of blocks.
+    StallingAt(Call),
 }
 
-type FaultCell = Arc<Mutex<Fault>>;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Read,
+    Write,
+    Sync,
+    Rename,
+    List,
+}
 
-/// A mounted file system.
+type FaultCell = Arc<(Mutex<Fault>, Condvar)>;
+
+/// Ends what a volume does wrong, so that the processes that are stuck in it can end.
+pub struct Mended(FaultCell);
+
+impl Drop for Mended {
+    fn drop(&mut self) {
+        set(&self.0, Fault::None);
+    }
+}
+
+fn set(cell: &FaultCell, fault: Fault) {
+    *cell.0.lock().unwrap() = fault;
+    cell.1.notify_all();
+}
+
+/// A mounted file system; calls that stall come back when it is dropped.
 pub struct FuseVolume {
     fault: FaultCell,
     session: Option<BackgroundSession>,
@@ -50,11 +78,12 @@ impl FuseVolume {
         let (behind, mounted) = (directory.path().join("behind"), directory.path().join("mounted"));
         fs::create_dir(&behind).unwrap();
         fs::create_dir(&mounted).unwrap();
-        let fault: FaultCell = Arc::new(Mutex::new(Fault::None));
+        let fault: FaultCell = Arc::new((Mutex::new(Fault::None), Condvar::new()));
         let file_system = PassThrough {
             fault: fault.clone(),
             paths: HashMap::from([(FUSE_ROOT_ID, behind)]),
             open: HashMap::new(),
+            names: HashMap::new(),
             next_handle: 1,
         };
         let options = [MountOption::FSName("ringfs-test".to_owned())];
@@ -74,11 +103,17 @@ impl FuseVolume {
     }
 
     pub fn set(&self, fault: Fault) {
-        *self.fault.lock().unwrap() = fault;
+        set(&self.fault, fault);
     }
 
     pub fn fault(&self) -> Fault {
-        *self.fault.lock().unwrap()
+        *self.fault.0.lock().unwrap()
+    }
+
+    /// To be held behind the cluster, so that it goes before that: a process that is stuck in a volume
+    /// cannot end.
+    pub fn mended_at_end(&self) -> Mended {
+        Mended(self.fault.clone())
     }
 }
 
@@ -94,7 +129,14 @@ struct PassThrough {
     /// By the inode's number, which is that of the file behind, but for the root.
     paths: HashMap<u64, PathBuf>,
     open: HashMap<u64, File>,
+    /// Of open files, as they were opened.
+    names: HashMap<u64, PathBuf>,
     next_handle: u64,
+}
+
+fn is_of_block(path: &Path) -> bool {
+    let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+    name.starts_with("blk_") || name.starts_with("subdir")
 }
 
 fn errno(error: &io::Error) -> i32 {
@@ -135,15 +177,29 @@ macro_rules! attempt {
 impl PassThrough {
     /// What every call goes through.
     fn pass(&self) -> io::Result<()> {
-        match *self.fault.lock().unwrap() {
+        let mut fault = self.fault.0.lock().unwrap();
+        while *fault == Fault::Stalling {
+            fault = self.fault.1.wait(fault).unwrap();
+        }
+        match *fault {
             Fault::Erring => Err(io::Error::from_raw_os_error(EIO)),
             _ => Ok(()),
         }
     }
 
+    /// What a call on a file goes through.
+    fn pass_at(&self, call: Call, path: Option<&PathBuf>) -> io::Result<()> {
+        let mut fault = self.fault.0.lock().unwrap();
+        if *fault == Fault::StallingAt(call) && path.is_some_and(|path| is_of_block(path)) {
+            *fault = Fault::Stalling;
+        }
+        drop(fault);
+        self.pass()
+    }
+
     fn pass_read(&self, ino: u64) -> io::Result<()> {
-        self.pass()?;
-        let mut fault = self.fault.lock().unwrap();
+        self.pass_at(Call::Read, self.paths.get(&ino))?;
+        let mut fault = self.fault.0.lock().unwrap();
         let name = self.path(ino)?.file_name().map(OsStr::to_string_lossy);
         let is_block = name.is_some_and(|name| name.starts_with("blk_") && !name.contains(".meta"));
         match *fault {
@@ -171,10 +227,11 @@ impl PassThrough {
         Ok(attributes(metadata.ino(), &metadata))
     }
 
-    fn keep(&mut self, file: File) -> u64 {
+    fn keep(&mut self, file: File, path: PathBuf) -> u64 {
         let handle = self.next_handle;
         self.next_handle += 1;
         self.open.insert(handle, file);
+        self.names.insert(handle, path);
         handle
     }
 
@@ -279,6 +336,7 @@ impl Filesystem for PassThrough {
         reply: ReplyEmpty,
     ) {
         let from = attempt!(reply, self.child(parent, name));
+        attempt!(reply, self.pass_at(Call::Rename, Some(&from)));
         let to = attempt!(reply, self.child(new_parent, new_name));
         attempt!(reply, fs::rename(&from, &to));
         attempt!(reply, self.enter(to));
@@ -292,7 +350,8 @@ impl Filesystem for PassThrough {
             .path(ino)
             .and_then(|path| fs::OpenOptions::new().read(true).write(is_for_writing).open(path));
         let file = attempt!(reply, opened);
-        reply.opened(self.keep(file), FOPEN_DIRECT_IO);
+        let path = self.paths[&ino].clone();
+        reply.opened(self.keep(file, path), FOPEN_DIRECT_IO);
     }
 
     fn create(
@@ -309,8 +368,8 @@ impl Filesystem for PassThrough {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(mode & 0o7777);
         let file = attempt!(reply, options.open(&path));
-        let attr = attempt!(reply, self.enter(path));
-        reply.created(&NO_CACHING, &attr, 0, self.keep(file), FOPEN_DIRECT_IO);
+        let attr = attempt!(reply, self.enter(path.clone()));
+        reply.created(&NO_CACHING, &attr, 0, self.keep(file, path), FOPEN_DIRECT_IO);
     }
 
     fn read(
@@ -350,7 +409,7 @@ impl Filesystem for PassThrough {
         _: Option<u64>,
         reply: ReplyWrite,
     ) {
-        attempt!(reply, self.pass());
+        attempt!(reply, self.pass_at(Call::Write, self.names.get(&handle)));
         let written = self.file(handle).and_then(|file| file.write_all_at(data, offset as u64));
         attempt!(reply, written);
         reply.written(data.len() as u32);
@@ -372,11 +431,12 @@ impl Filesystem for PassThrough {
         reply: ReplyEmpty,
     ) {
         self.open.remove(&handle);
+        self.names.remove(&handle);
         reply.ok();
     }
 
     fn fsync(&mut self, _: &Request<'_>, _: u64, handle: u64, _: bool, reply: ReplyEmpty) {
-        attempt!(reply, self.pass());
+        attempt!(reply, self.pass_at(Call::Sync, self.names.get(&handle)));
         attempt!(reply, self.file(handle).and_then(File::sync_data));
         reply.ok();
     }
@@ -394,7 +454,7 @@ impl Filesystem for PassThrough {
         offset: i64,
         mut reply: ReplyDirectory,
     ) {
-        attempt!(reply, self.pass());
+        attempt!(reply, self.pass_at(Call::List, self.paths.get(&ino)));
         let listed = self.path(ino).and_then(|path| fs::read_dir(path)?.collect());
         let mut entries: Vec<fs::DirEntry> = attempt!(reply, listed);
         entries.sort_by_key(fs::DirEntry::file_name);

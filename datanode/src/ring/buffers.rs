@@ -11,6 +11,10 @@
 //! when it is first needed: fresh memory costs seconds per GiB on virtual machines. Slabs that were
 //! used last are handed out first. Handles count on one [`Memory`] for each slab, made once: neither
 //! taking a slab nor giving it back asks the allocator for anything.
+//!
+//! A slab whose operation is stuck in a disk stays with the kernel until the disk answers, however
+//! long: it is parked. The pool hands out another in its place ([`SlabPool::set_parked`]), at most as
+//! many as it has slabs; when more are parked, streams wait.
 
 #![allow(unsafe_code)]
 
@@ -25,7 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use memmap2::{Advice, MmapMut};
+use memmap2::{Advice, MmapMut, MmapOptions};
 
 use crate::counters::Counters;
 
@@ -126,6 +130,11 @@ impl BufferMut {
     pub(super) fn registered(&self) -> Option<u16> {
         self.range.registered()
     }
+
+    /// The slab that it lies in, by its address.
+    pub(super) fn slab(&self) -> Option<usize> {
+        self.range.slab()
+    }
 }
 
 impl Buffer {
@@ -160,6 +169,11 @@ impl Buffer {
     pub(super) fn registered(&self) -> Option<u16> {
         self.range.registered()
     }
+
+    /// The slab that it lies in, by its address.
+    pub(super) fn slab(&self) -> Option<usize> {
+        self.range.slab()
+    }
 }
 
 impl Range {
@@ -170,6 +184,11 @@ impl Range {
     fn ptr(&self) -> *mut u8 {
         // SAFETY: start <= end <= len of the memory.
         unsafe { self.memory.base.as_ptr().add(self.start) }
+    }
+
+    fn slab(&self) -> Option<usize> {
+        let is_slab = matches!(self.memory.owner, Owner::Slab { .. });
+        is_slab.then(|| self.memory.base.as_ptr().addr())
     }
 
     fn registered(&self) -> Option<u16> {
@@ -296,6 +315,8 @@ struct PoolCore {
     /// The first slab, at a huge page's boundary: two slabs make a huge page.
     first: NonNull<u8>,
     slabs: usize,
+    /// Slabs in the kernel's hands for longer than anyone waits for, for which others are handed out.
+    parked: Cell<usize>,
     /// Keeps the memory mapped; every slab handed out holds the pool.
     _map: MmapMut,
     free: RefCell<Vec<Rc<Memory>>>,
@@ -338,7 +359,11 @@ impl SlabPool {
         counters: Arc<Counters>,
         register: impl Fn(usize, *mut u8, usize) -> Option<u16> + 'static,
     ) -> io::Result<Self> {
-        let mut map = MmapMut::map_anon(slabs * SLAB_BYTES + HUGE_PAGE_BYTES)?;
+        // Twice the slabs of address space: as many may take the place of parked ones.
+        let mut map = MmapOptions::new()
+            .len(2 * slabs * SLAB_BYTES + HUGE_PAGE_BYTES)
+            .no_reserve_swap()
+            .map_anon()?;
         // Without huge pages all works, with a fifth less throughput.
         let _ = map.advise(Advice::HugePage);
         let base = map.as_mut_ptr();
@@ -348,6 +373,7 @@ impl SlabPool {
         let core = PoolCore {
             first,
             slabs,
+            parked: Cell::new(0),
             _map: map,
             free: RefCell::new(Vec::with_capacity(slabs)),
             touched: Cell::new(0),
@@ -374,6 +400,16 @@ impl SlabPool {
 
     pub fn total(&self) -> usize {
         self.core.slabs
+    }
+
+    /// So many of its slabs are parked from now on.
+    pub(super) fn set_parked(&self, slabs: usize) {
+        let core = &self.core;
+        let slabs = slabs.min(core.slabs);
+        let former = core.parked.replace(slabs);
+        core.counters.slabs_parked.add(slabs as u64);
+        core.counters.slabs_parked.sub(former as u64);
+        core.wake_first();
     }
 }
 
@@ -495,7 +531,13 @@ impl Drop for Place<'_> {
 
 impl PoolCore {
     fn free_count(&self) -> usize {
-        self.free.borrow().len() + self.slabs - self.touched.get()
+        // Slabs whose operation has ended may be in use for a while when they do not count as parked
+        // any more.
+        (self.slabs + self.parked.get()).saturating_sub(self.in_use())
+    }
+
+    fn in_use(&self) -> usize {
+        self.touched.get() - self.free.borrow().len()
     }
 
     fn queue(&self, reserve: usize) -> Place<'_> {
@@ -517,7 +559,7 @@ impl PoolCore {
 
     fn count_out(&self) {
         self.counters.slabs_in_use.add(1);
-        let in_use = self.slabs - self.free_count();
+        let in_use = self.in_use();
         if in_use > self.high_water.replace(in_use.max(self.high_water.get())) {
             self.counters.slabs_high_water.add(1);
         }
@@ -545,8 +587,8 @@ impl PoolCore {
     }
 
     fn base(&self, slab: usize) -> NonNull<u8> {
-        assert!(slab < self.slabs, "slab {slab} of {}", self.slabs);
-        // SAFETY: within the map, which holds `slabs` slabs from `first` on.
+        assert!(slab < 2 * self.slabs, "slab {slab} of {}", 2 * self.slabs);
+        // SAFETY: within the map, which holds twice `slabs` slabs from `first` on.
         unsafe { self.first.add(slab * SLAB_BYTES) }
     }
 }

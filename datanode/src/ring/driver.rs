@@ -3,25 +3,24 @@
 //! same trait.
 //!
 //! An operation is owned by the executor from submission to completion, whatever becomes of the
-//! future that waits for it: dropping that future never frees memory under the kernel's hands.
+//! future that waits for it: dropping that future, or giving up on a disk that does not answer, never
+//! frees memory under the kernel's hands.
 
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
 use super::buffers::{Buffer, BufferMut};
+use super::descriptor::Descriptor;
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
 use super::net::{KernelSockets, Sockets};
 use super::zero_copy::ZeroCopyUsage;
-
-/// An open descriptor; an operation holds one of these, so that the number is not reused meanwhile.
-pub type Descriptor = Rc<OwnedFd>;
 
 #[derive(Debug)]
 pub enum Operation {
@@ -117,11 +116,15 @@ pub enum Operation {
         path: CString,
         mode: u32,
     },
+    /// The last use of a file's descriptor; some file systems wait for their server at it.
+    Close {
+        fd: RawFd,
+    },
 }
 
 impl Operation {
-    /// Whether it may never complete by itself, so that giving up on it must cancel it. Disk
-    /// operations always end, and are better left to it.
+    /// Whether giving up on it must cancel it. What a disk does cannot be cancelled once it has begun,
+    /// and is left to end when it does.
     pub fn waits_for_peer(&self) -> bool {
         matches!(
             self,
@@ -135,6 +138,29 @@ impl Operation {
                 | Self::Accept { .. }
                 | Self::Connect { .. }
         )
+    }
+
+    /// Whether it ends when a disk has done something, however long that takes.
+    pub fn waits_for_disk(&self) -> bool {
+        !self.waits_for_peer() && !matches!(self, Self::AwaitNotice { .. })
+    }
+
+    /// The slabs that the kernel reads or writes until its end, each named by its address.
+    pub fn slabs(&self, out: &mut Vec<usize>) {
+        match self {
+            Self::Read { buffer, .. } => out.extend(buffer.slab()),
+            Self::Write { buffer, .. } => out.extend(buffer.slab()),
+            Self::WriteGathered { message, .. } => out.extend(message.slabs()),
+            _ => {}
+        }
+    }
+
+    /// What a completion brought that nobody waits for any more: a descriptor would stay open.
+    pub fn descriptor_of(&self, outcome: &Outcome) -> Option<RawFd> {
+        match (self, &outcome.result) {
+            (Self::Open { .. } | Self::Accept { .. }, Ok(number)) => Some(*number as RawFd),
+            _ => None,
+        }
     }
 }
 
@@ -175,7 +201,6 @@ pub struct Completion {
 pub enum Patience {
     None,
     Until(Instant),
-    Forever,
 }
 
 pub trait Driver {
@@ -207,6 +232,15 @@ pub trait Driver {
     unsafe fn register(&mut self, index: usize, base: *mut u8, len: usize) -> Option<u16>;
 
     fn now(&self) -> Instant;
+
+    /// So many operations are stuck in disks that do not answer: those of other disks shall not wait
+    /// behind them.
+    fn make_up_for_stuck(&mut self, _operations: usize) {}
+
+    /// Whether descriptors of files are closed by an operation, for the wait of a close.
+    fn closes_files(&self) -> bool {
+        false
+    }
 
     /// What is asked of sockets without waiting.
     fn sockets(&self) -> &dyn Sockets {

@@ -6,14 +6,16 @@
 //! message logged; the others go on.
 //!
 //! An operation lives in the table from submission to completion. A future that is dropped before
-//! leaves it there (and asks for its cancellation when it waits for a peer), so memory in the
-//! kernel's hands is never freed.
+//! leaves it there (and asks for its cancellation when it waits for a peer), and so does one that gives
+//! up on a disk (`stuck`): memory in the kernel's hands is never freed.
 
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,6 +31,7 @@ use crate::counters::Counters;
 use super::buffers::SlabPool;
 use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
 use super::future::Signal;
+use super::stuck::DiskLooks;
 use super::table::Table;
 
 /// How long a stopping executor waits for the kernel to let go of operations.
@@ -43,16 +46,20 @@ thread_local! {
 }
 
 pub struct Executor {
-    driver: RefCell<Box<dyn Driver>>,
-    operations: RefCell<Table<Slot>>,
+    pub(super) driver: RefCell<Box<dyn Driver>>,
+    pub(super) operations: RefCell<Table<Slot>>,
+    pub(super) disk_looks: DiskLooks,
     tasks: RefCell<Table<Task>>,
     ready: RefCell<VecDeque<usize>>,
     timers: RefCell<Timers>,
     /// Used by every turn.
     completions: RefCell<Vec<Completion>>,
     remote: Arc<Remote>,
-    pool: RefCell<Option<SlabPool>>,
-    counters: Arc<Counters>,
+    pub(super) pool: RefCell<Option<SlabPool>>,
+    left_operations: Cell<bool>,
+    /// When the driver was last asked for completions.
+    turned_at: Cell<Instant>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// What other threads reach of an executor.
@@ -76,16 +83,20 @@ struct TaskWaker {
     remote: Arc<Remote>,
 }
 
-struct Slot {
-    operation: Operation,
-    state: SlotState,
+pub(super) struct Slot {
+    pub(super) operation: Operation,
+    pub(super) state: SlotState,
+    /// The number of looks before it was submitted, where it is an operation on a disk.
+    pub(super) submitted_at_look: u32,
     /// The kernel still reads the operation's memory, after its result.
     notice_due: bool,
 }
 
-enum SlotState {
+pub(super) enum SlotState {
     Waiting(Option<Waker>),
     Done(Outcome),
+    /// The disk takes too long: whoever waits is told so, unless it answers before.
+    Overdue,
     /// Nobody waits any more: the operation is kept for the kernel only.
     Abandoned,
 }
@@ -118,8 +129,12 @@ impl Executor {
             is_asleep: AtomicBool::new(false),
             wake_up: Box::new(wake_up),
         };
+        let turned_at = Cell::new(driver.now());
         Rc::new(Self {
             driver: RefCell::new(driver),
+            disk_looks: DiskLooks::default(),
+            left_operations: Cell::default(),
+            turned_at,
             operations: RefCell::default(),
             tasks: RefCell::default(),
             ready: RefCell::default(),
@@ -187,16 +202,24 @@ impl Executor {
 
     /// Submits at once; the returned future waits for the completion.
     pub(super) fn submit(self: &Rc<Self>, operation: Operation) -> InFlight {
+        let token = self.start(operation, SlotState::Waiting(None));
+        InFlight { executor: self.clone(), token: Some(token) }
+    }
+
+    /// Closes a file's descriptor, which is nobody's any more.
+    pub(super) fn close(&self, fd: RawFd) {
+        self.start(Operation::Close { fd }, SlotState::Abandoned);
+    }
+
+    fn start(&self, operation: Operation, state: SlotState) -> usize {
         let mut operations = self.operations.borrow_mut();
-        let (token, slot) = operations.insert(Slot {
-            operation,
-            state: SlotState::Waiting(None),
-            notice_due: false,
-        });
+        let submitted_at_look = self.disk_looks.note(&operation, self.turned_at.get());
+        let (token, slot) =
+            operations.insert(Slot { operation, state, submitted_at_look, notice_due: false });
         // SAFETY: the operation stays in the table until its completion; what the kernel sees of
         // it lies behind pointers, so the table may move it.
         unsafe { self.driver.borrow_mut().submit(token as u64, &mut slot.operation) };
-        InFlight { executor: self.clone(), token: Some(token) }
+        token
     }
 
     /// Carries the operation out at once where nothing has to be waited for, else as `submit` does: a
@@ -204,10 +227,10 @@ impl Executor {
     pub(super) async fn carry_out(
         self: Rc<Self>,
         mut operation: Operation,
-    ) -> (Operation, Outcome) {
+    ) -> Result<(Operation, Outcome), Overdue> {
         let attempted = self.driver.borrow_mut().attempt(&mut operation);
         match attempted {
-            Some(result) => (operation, Outcome::of(result)),
+            Some(result) => Ok((operation, Outcome::of(result))),
             None => self.submit(operation).await,
         }
     }
@@ -215,8 +238,8 @@ impl Executor {
     /// An operation that has ended already.
     pub(super) fn ended(self: &Rc<Self>, operation: Operation, count: u32) -> InFlight {
         let state = SlotState::Done(Outcome::of(Ok(count)));
-        let (token, _) =
-            self.operations.borrow_mut().insert(Slot { operation, state, notice_due: false });
+        let slot = Slot { operation, state, submitted_at_look: 0, notice_due: false };
+        let (token, _) = self.operations.borrow_mut().insert(slot);
         InFlight { executor: self.clone(), token: Some(token) }
     }
 
@@ -274,10 +297,14 @@ impl Executor {
         if !self.remote.is_empty() {
             return Patience::None;
         }
-        match self.timers.borrow().entries.keys().next() {
-            Some((deadline, _)) => Patience::Until(*deadline),
-            None => Patience::Forever,
-        }
+        Patience::Until(self.next_deadline())
+    }
+
+    /// When there is something to do without a completion.
+    fn next_deadline(&self) -> Instant {
+        let timers = self.timers.borrow();
+        let (timer, _) = timers.entries.keys().next().expect("one entry stays");
+        self.disk_looks.next().map_or(*timer, |look| look.min(*timer))
     }
 
     fn turn(&self, patience: Patience) {
@@ -292,7 +319,11 @@ impl Executor {
         }
         *self.completions.borrow_mut() = completions;
         let now = self.driver.borrow().now();
+        self.turned_at.set(now);
         self.timers.borrow_mut().expire(now);
+        if self.disk_looks.next().is_some_and(|look| look <= now) {
+            self.look_at_disks(now);
+        }
     }
 
     fn complete(&self, completion: Completion) {
@@ -320,14 +351,31 @@ impl Executor {
         }
         match std::mem::replace(&mut slot.state, SlotState::Done(completion.outcome)) {
             SlotState::Waiting(Some(waker)) => waker.wake(),
-            SlotState::Waiting(None) | SlotState::Done(_) => {}
+            SlotState::Waiting(None) | SlotState::Done(_) | SlotState::Overdue => {}
             SlotState::Abandoned => {
                 let abandoned = operations.remove(token);
                 // What it owns may free a slab and wake whoever waits for one.
                 drop(operations);
-                drop(abandoned);
+                self.discard(abandoned);
             }
         }
+    }
+
+    /// Drops what nobody waits for, with the descriptor that it may have brought.
+    fn discard(&self, slot: Option<Slot>) {
+        let Some(Slot { operation, state: SlotState::Done(outcome), .. }) = slot else { return };
+        let Some(fd) = operation.descriptor_of(&outcome) else { return };
+        if matches!(operation, Operation::Open { .. }) && self.driver.borrow().closes_files() {
+            self.close(fd);
+        } else {
+            // SAFETY: the kernel opened it for this operation, and nobody was told its number.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+
+    /// Whether the kernel has kept operations beyond the end.
+    pub fn left_operations(&self) -> bool {
+        self.left_operations.get()
     }
 
     fn shut_down(&self) {
@@ -345,6 +393,7 @@ impl Executor {
         if !held_by_kernel.is_empty() {
             tracing::error!("operations are still in flight; their memory is given up");
             std::mem::forget(held_by_kernel);
+            self.left_operations.set(true);
         }
     }
 }
@@ -376,7 +425,7 @@ impl Executor {
 
     /// When [`Executor::step`] has something to do by itself.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.timers.borrow().entries.keys().next().map(|(deadline, _)| *deadline)
+        Some(self.next_deadline())
     }
 
     /// Drops all tasks, as the end of a process does, and ends their operations.
@@ -472,8 +521,18 @@ pub struct InFlight {
     token: Option<usize>,
 }
 
+/// The disk has not answered in time; the operation stays with the kernel, and what it owns with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Overdue;
+
+impl From<Overdue> for io::Error {
+    fn from(_: Overdue) -> Self {
+        Self::new(io::ErrorKind::TimedOut, "the disk does not answer")
+    }
+}
+
 impl Future for InFlight {
-    type Output = (Operation, Outcome);
+    type Output = Result<(Operation, Outcome), Overdue>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let token = self.token.expect("polled after completion");
@@ -486,6 +545,12 @@ impl Future for InFlight {
             }
             return Poll::Pending;
         }
+        if matches!(slot.state, SlotState::Overdue) {
+            slot.state = SlotState::Abandoned;
+            drop(operations);
+            self.token = None;
+            return Poll::Ready(Err(Overdue));
+        }
         if slot.notice_due {
             let rest = slot.operation.awaiting_notice();
             let operation = std::mem::replace(&mut slot.operation, rest);
@@ -495,7 +560,7 @@ impl Future for InFlight {
             };
             drop(operations);
             self.token = None;
-            return Poll::Ready((operation, outcome));
+            return Poll::Ready(Ok((operation, outcome)));
         }
         let Some(Slot { operation, state: SlotState::Done(outcome), .. }) =
             operations.remove(token)
@@ -504,7 +569,7 @@ impl Future for InFlight {
         };
         drop(operations);
         self.token = None;
-        Poll::Ready((operation, outcome))
+        Poll::Ready(Ok((operation, outcome)))
     }
 }
 
@@ -513,7 +578,7 @@ impl Drop for InFlight {
         let Some(token) = self.token else { return };
         let mut operations = self.executor.operations.borrow_mut();
         let Some(slot) = operations.get_mut(token) else { return };
-        if matches!(slot.state, SlotState::Waiting(_)) {
+        if matches!(slot.state, SlotState::Waiting(_) | SlotState::Overdue) {
             slot.state = SlotState::Abandoned;
             if slot.operation.waits_for_peer() {
                 self.executor.driver.borrow_mut().cancel(token as u64);
@@ -526,8 +591,16 @@ impl Drop for InFlight {
         }
         let done = operations.remove(token);
         drop(operations);
-        drop(done);
+        self.executor.discard(done);
     }
+}
+
+/// The executor of this thread, where it can close a file by an operation just now.
+pub(super) fn closing_files() -> Option<Rc<Executor>> {
+    let executor = CURRENT.try_with(|current| current.try_borrow().ok()?.clone()).ok()??;
+    let can = executor.operations.try_borrow_mut().is_ok()
+        && executor.driver.try_borrow_mut().is_ok_and(|driver| driver.closes_files());
+    can.then_some(executor)
 }
 
 /// The executor of this thread.

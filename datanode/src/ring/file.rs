@@ -2,9 +2,13 @@
 //!
 //! Operations are submitted when they are called, not when first polled: several may be started
 //! and waited for in any order.
+//!
+//! One whose disk does not answer in time fails with `TimedOut`. Its memory stays with the kernel
+//! (`stuck`), and it may still take place: what it would have changed is not to be trusted any more.
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
@@ -15,10 +19,22 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use parking_lot::RwLock;
+
 use super::buffers::{Buffer, BufferMut};
-use super::driver::{Descriptor, Operation};
+use super::descriptor::{Descriptor, OpenDescriptor};
+use super::driver::Operation;
 use super::executor::{InFlight, current};
 use super::message::SendMessage;
+
+/// Directories of which reads and writes wait where they are begun.
+static WAITING: RwLock<BTreeSet<PathBuf>> = RwLock::new(BTreeSet::new());
+
+/// Files below it that are opened from now on are read and written by the kernel's workers, and never
+/// by a data thread itself.
+pub fn use_workers_below(directory: &Path) {
+    WAITING.write().insert(directory.to_owned());
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenOptions {
@@ -53,11 +69,12 @@ impl File {
             flags |= libc::O_DIRECT;
         }
         let operation = Operation::Open { path: c_path(path)?, flags, mode: 0o644 };
-        let (_, outcome) = submit(operation).await;
+        let (_, outcome) = submit(operation).await?;
         let number = outcome.result?;
         // SAFETY: the kernel has just opened it for us.
         let owned = unsafe { OwnedFd::from_raw_fd(number as i32) };
-        Ok(Self { descriptor: Rc::new(owned), discards: false })
+        let waits = WAITING.read().iter().any(|directory| path.starts_with(directory));
+        Ok(Self { descriptor: OpenDescriptor::file(owned, waits), discards: false })
     }
 
     /// A name of the open file itself, wherever it was moved since.
@@ -67,7 +84,7 @@ impl File {
 
     /// The descriptor, where this is the last handle on it.
     pub fn into_descriptor(self) -> Option<OwnedFd> {
-        Rc::into_inner(self.descriptor)
+        Rc::into_inner(self.descriptor).map(OpenDescriptor::into_owned)
     }
 
     /// A file that takes everything at once and keeps nothing.
@@ -77,7 +94,8 @@ impl File {
         Ok(Self { discards: true, ..null })
     }
 
-    /// Reads at most the buffer's length; the buffer comes back either way.
+    /// Reads at most the buffer's length. The buffer comes back either way, unless the disk does not
+    /// answer: then the kernel keeps it, and an empty one comes back.
     pub fn read_at(
         &self,
         buffer: BufferMut,
@@ -86,7 +104,8 @@ impl File {
         let in_flight = submit(Operation::Read { fd: self.descriptor.clone(), buffer, offset });
         async move {
             match in_flight.await {
-                (Operation::Read { buffer, .. }, outcome) => (count(outcome.result), buffer),
+                Ok((Operation::Read { buffer, .. }, outcome)) => (count(outcome.result), buffer),
+                Err(overdue) => (Err(overdue.into()), BufferMut::from(Vec::new())),
                 _ => unreachable!("an operation comes back as it was submitted"),
             }
         }
@@ -111,7 +130,7 @@ impl File {
         WriteAll { file: self.clone(), offset, in_flight: self.write(buffer, offset) }
     }
 
-    /// Writes all of a list of buffers, one after the other; the list comes back emptied.
+    /// Writes all of a list of buffers, one after the other; an emptied list comes back.
     pub fn write_all_gathered_at(
         &self,
         message: Box<SendMessage>,
@@ -122,9 +141,10 @@ impl File {
         async move {
             let mut offset = offset;
             loop {
-                let (Operation::WriteGathered { mut message, .. }, outcome) = in_flight.await
-                else {
-                    unreachable!("an operation comes back as it was submitted");
+                let (mut message, outcome) = match in_flight.await {
+                    Ok((Operation::WriteGathered { message, .. }, outcome)) => (message, outcome),
+                    Err(overdue) => return (Err(overdue.into()), SendMessage::new()),
+                    Ok(_) => unreachable!("an operation comes back as it was submitted"),
                 };
                 let written = more_than_none(outcome.result);
                 if let Ok(count) = written {
@@ -174,11 +194,20 @@ impl File {
 
     #[allow(clippy::len_without_is_empty, reason = "a question to the kernel, not a container")]
     pub async fn len(&self) -> io::Result<u64> {
+        self.status().await.map(|status| status.stx_size)
+    }
+
+    /// How many names the file has.
+    pub async fn links(&self) -> io::Result<u32> {
+        self.status().await.map(|status| status.stx_nlink)
+    }
+
+    async fn status(&self) -> io::Result<Box<libc::statx>> {
         // SAFETY: a statx of all zeroes is a valid value.
         let status = Box::new(unsafe { std::mem::zeroed::<libc::statx>() });
         let operation = Operation::Status { fd: self.descriptor.clone(), status };
-        match submit(operation).await {
-            (Operation::Status { status, .. }, outcome) => outcome.result.map(|_| status.stx_size),
+        match submit(operation).await? {
+            (Operation::Status { status, .. }, outcome) => outcome.result.map(|_| status),
             _ => unreachable!("an operation comes back as it was submitted"),
         }
     }
@@ -214,7 +243,7 @@ impl Future for WriteAll {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let done = ready!(Pin::new(&mut self.in_flight).poll(context));
-            let (Operation::Write { mut buffer, .. }, outcome) = done else {
+            let (Operation::Write { mut buffer, .. }, outcome) = done? else {
                 unreachable!("an operation comes back as it was submitted");
             };
             let written = more_than_none(outcome.result)?;
@@ -234,7 +263,7 @@ pub(super) fn submit(operation: Operation) -> InFlight {
 }
 
 pub(super) async fn run(operation: Operation) -> io::Result<()> {
-    submit(operation).await.1.result.map(drop)
+    submit(operation).await?.1.result.map(drop)
 }
 
 pub(super) fn c_path(path: &Path) -> io::Result<CString> {

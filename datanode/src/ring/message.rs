@@ -115,6 +115,11 @@ impl SendMessage {
         self.vectors.iovecs[self.sent..].iter().map(|part| part.iov_len).sum()
     }
 
+    /// The slabs that its buffers lie in, by their addresses.
+    pub(super) fn slabs(&self) -> impl Iterator<Item = usize> {
+        self.buffers.iter().filter_map(Buffer::slab)
+    }
+
     /// Marks the next `count` bytes as sent.
     pub fn advance(&mut self, mut count: usize) {
         while count > 0 {

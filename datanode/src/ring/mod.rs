@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `driver` | the operations and the seam at which a simulated kernel takes the place of `uring` |
 //! | `executor` | tasks, timers, operations in flight |
+//! | `stuck` | operations whose disk does not answer |
+//! | `descriptor` | open files and sockets, and their close |
 //! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
 //! | `message` | lists of ranges for scattered receives and gathered sends |
 //! | `simulated` | a driver on a model of kernel, disks and network, for tests |
@@ -13,6 +15,7 @@
 //! | `zero_copy_receive` | which network cards could receive in place |
 
 mod buffers;
+mod descriptor;
 mod driver;
 mod executor;
 #[cfg(test)]
@@ -25,6 +28,7 @@ mod net;
 mod page_cache;
 #[cfg(feature = "simulation")]
 pub mod simulated;
+mod stuck;
 mod table;
 mod uring;
 mod zero_copy;
@@ -34,14 +38,16 @@ use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::counters::Counters;
+use crate::limits::DISK_OPERATION_TIMEOUT;
 
 pub use buffers::{Buffer, BufferMut, Recycler, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
 pub use executor::{
     Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, sleep, sleep_until, spawn,
 };
-pub use file::{File, OpenOptions, WriteAll};
+pub use file::{File, OpenOptions, WriteAll, use_workers_below};
 pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Sockets, TcpListener, TcpStream};
@@ -51,10 +57,16 @@ pub use zero_copy_receive::{ZeroCopyReceive, of_network_cards};
 
 use uring::UringDriver;
 
-/// An executor on an io_uring of this thread, with a pool of `slabs` slabs.
-pub fn new_executor(slabs: usize, counters: Arc<Counters>) -> io::Result<Rc<Executor>> {
+/// An executor on an io_uring of this thread, with a pool of `slabs` slabs; a file operation that takes
+/// `disk_timeout` is given up.
+pub fn new_executor(
+    slabs: usize,
+    disk_timeout: Duration,
+    counters: Arc<Counters>,
+) -> io::Result<Rc<Executor>> {
     let (driver, wake_up) = UringDriver::new(slabs, counters.clone())?;
     let executor = Executor::new(Box::new(driver), move || wake_up.wake(), counters);
+    executor.give_up_on_disks_after(disk_timeout);
     executor.make_pool(slabs)?;
     Ok(executor)
 }
@@ -66,5 +78,5 @@ where
     F::Output: 'static,
 {
     const SLABS: usize = 32;
-    Ok(new_executor(SLABS, Arc::default())?.run(main))
+    Ok(new_executor(SLABS, DISK_OPERATION_TIMEOUT, Arc::default())?.run(main))
 }

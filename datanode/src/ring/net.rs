@@ -15,8 +15,9 @@ use rustix::net::sockopt::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket, socket_with};
 use rustix::net::{RecvFlags, Shutdown, getpeername, getsockname, recv, shutdown};
 
-use super::driver::{Descriptor, Operation};
-use super::executor::current;
+use super::descriptor::{Descriptor, OpenDescriptor};
+use super::driver::Operation;
+use super::executor::{Overdue, current};
 use super::file::{count, run, submit};
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
 use super::zero_copy::ZeroCopyUsage;
@@ -42,12 +43,13 @@ impl TcpListener {
     pub fn new(listener: impl Into<OwnedFd>) -> Self {
         let listener = listener.into();
         let _ = set_tcp_congestion(&listener, LOCAL_CONGESTION_CONTROL);
-        Self { descriptor: Rc::new(listener) }
+        Self { descriptor: OpenDescriptor::socket(listener) }
     }
 
     /// A connection as a plain descriptor, to be served by any thread.
     pub async fn accept(&self) -> io::Result<OwnedFd> {
-        let (_, outcome) = submit(Operation::Accept { fd: self.descriptor.clone() }).await;
+        let accept = Operation::Accept { fd: self.descriptor.clone() };
+        let (_, outcome) = answered(submit(accept).await);
         let number = outcome.result?;
         // SAFETY: the kernel has just opened it for us.
         Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
@@ -56,7 +58,7 @@ impl TcpListener {
 
 impl TcpStream {
     pub fn new(socket: OwnedFd) -> Self {
-        Self { descriptor: Rc::new(socket), zero_copy: Rc::default() }
+        Self { descriptor: OpenDescriptor::socket(socket), zero_copy: Rc::default() }
     }
 
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
@@ -98,7 +100,7 @@ impl TcpStream {
     /// Appends what arrives to the buffer's spare capacity.
     pub async fn receive(&self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
         let fd = self.descriptor.clone();
-        match submit(Operation::Receive { fd, buffer }).await {
+        match answered(submit(Operation::Receive { fd, buffer }).await) {
             (Operation::Receive { mut buffer, .. }, outcome) => {
                 let received = count(outcome.result);
                 if let Ok(count) = received {
@@ -118,7 +120,8 @@ impl TcpStream {
         message: Box<ReceiveMessage>,
     ) -> (io::Result<usize>, Box<ReceiveMessage>) {
         let fd = self.descriptor.clone();
-        match current().carry_out(Operation::ReceiveMessage { fd, message }).await {
+        let operation = Operation::ReceiveMessage { fd, message };
+        match answered(current().carry_out(operation).await) {
             (Operation::ReceiveMessage { message, .. }, outcome) => {
                 (count(outcome.result), message)
             }
@@ -137,7 +140,7 @@ impl TcpStream {
         while from < buffer.len() {
             let fd = self.descriptor.clone();
             let operation = Operation::Send { fd, buffer, from };
-            let (operation, outcome) = current().carry_out(operation).await;
+            let (operation, outcome) = answered(current().carry_out(operation).await);
             let Operation::Send { buffer: returned, .. } = operation else {
                 unreachable!("an operation comes back as it was submitted");
             };
@@ -165,7 +168,7 @@ impl TcpStream {
             } else {
                 Operation::SendMessage { fd, message }
             };
-            let (operation, outcome) = current().carry_out(operation).await;
+            let (operation, outcome) = answered(current().carry_out(operation).await);
             let (Operation::SendMessage { message: returned, .. }
             | Operation::SendMessageZeroCopy { message: returned, .. }) = operation
             else {
@@ -196,6 +199,10 @@ pub trait Sockets {
     fn peek(&self, socket: &OwnedFd, at: usize, out: &mut [u8]) -> usize;
     /// In both directions; a socket that is not connected any more is what was wanted.
     fn shut_down(&self, socket: &OwnedFd);
+}
+
+fn answered<T>(finished: Result<T, Overdue>) -> T {
+    finished.unwrap_or_else(|_| unreachable!("the executor gives up on disks only"))
 }
 
 fn with_sockets<T>(ask: impl FnOnce(&dyn Sockets) -> T) -> T {

@@ -14,7 +14,8 @@ use rustix::io::{Errno, ReadWriteFlags, ioctl_fionbio, preadv2};
 use rustix::net::{SendFlags, send};
 
 use super::buffers::SECTOR_BYTES;
-use super::driver::{Descriptor, Operation};
+use super::descriptor::Descriptor;
+use super::driver::Operation;
 use super::file::{File, run};
 use super::net::TcpStream;
 

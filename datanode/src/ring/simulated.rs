@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -21,8 +20,7 @@ use super::executor::Executor;
 use super::net::Sockets;
 use crate::counters::Counters;
 
-/// An open descriptor, held by every request on it.
-pub type Descriptor = Rc<OwnedFd>;
+pub use super::descriptor::Descriptor;
 
 #[derive(Debug)]
 pub enum Request {

@@ -46,6 +46,10 @@ impl<T> Table<T> {
         occupied.map(|(index, _)| index)
     }
 
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().flatten()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.free.len() == self.places.len()
     }

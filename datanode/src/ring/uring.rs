@@ -8,12 +8,13 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::counters::Counters;
+use crate::limits::STUCK_WORKERS_MAX;
 
 use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
 
@@ -24,7 +25,8 @@ const COMPLETIONS: u32 = 4096;
 pub const LEAST_KERNEL: &str = "6.9";
 
 const TOKEN_WAKE_UP: u64 = u64::MAX;
-const TOKEN_CANCEL: u64 = u64::MAX - 1;
+/// Of what nobody waits for.
+const TOKEN_UNATTENDED: u64 = u64::MAX - 1;
 
 pub struct UringDriver {
     ring: IoUring,
@@ -33,6 +35,8 @@ pub struct UringDriver {
     wake_up_count: Box<u64>,
     registered_slabs: u32,
     has_wake_up_read: bool,
+    /// How many workers the kernel uses at most for operations that wait, as it was at first.
+    usual_workers: Option<u32>,
     counters: Arc<Counters>,
 }
 
@@ -75,6 +79,7 @@ impl UringDriver {
             wake_up_count: Box::new(0),
             registered_slabs,
             has_wake_up_read: false,
+            usual_workers: None,
             counters,
         };
         Ok((driver, handle))
@@ -113,6 +118,30 @@ impl UringDriver {
         submissions.is_empty() && !submissions.taskrun() && !submissions.cq_overflow()
     }
 
+    /// Files' operations that would wait are done by workers of the kernel, four a core: when all are
+    /// stuck, nothing more is done, on whatever disk. So each stuck one gets a substitute.
+    fn allow_workers_beside(&mut self, stuck: usize) -> io::Result<()> {
+        let usual = match self.usual_workers {
+            Some(usual) => usual,
+            None => {
+                // Zeros change nothing, and what there was comes back.
+                let mut limits = [0; 2];
+                self.ring.submitter().register_iowq_max_workers(&mut limits)?;
+                *self.usual_workers.insert(limits[0])
+            }
+        };
+        let stuck = u32::try_from(stuck).unwrap_or(u32::MAX).min(STUCK_WORKERS_MAX);
+        self.ring.submitter().register_iowq_max_workers(&mut [usual + stuck, 0])?;
+        if stuck > 0 {
+            // What waits already gets a new worker when more is asked of them, and not before.
+            let nothing =
+                opcode::Nop::new().build().flags(Flags::ASYNC).user_data(TOKEN_UNATTENDED);
+            // SAFETY: the entry points to nothing.
+            unsafe { self.push(&nothing) };
+        }
+        Ok(())
+    }
+
     fn enter(&mut self, patience: Patience) -> io::Result<()> {
         if patience == Patience::None && self.has_nothing_to_do() {
             return Ok(());
@@ -121,7 +150,6 @@ impl UringDriver {
         let now = Instant::now();
         let entered = match patience {
             Patience::None => self.ring.submit(),
-            Patience::Forever => self.ring.submit_and_wait(1),
             Patience::Until(deadline) if deadline <= now => self.ring.submit(),
             Patience::Until(deadline) => {
                 let timespec = Timespec::from(deadline - now);
@@ -141,7 +169,7 @@ impl UringDriver {
 
 impl Driver for UringDriver {
     unsafe fn submit(&mut self, token: u64, operation: &mut Operation) {
-        let entry = entry(operation).user_data(token);
+        let entry = entry(operation).flags(way_of(operation)).user_data(token);
         // SAFETY: the entry points into the operation, which the caller keeps alive.
         unsafe { self.push(&entry) };
     }
@@ -175,7 +203,7 @@ impl Driver for UringDriver {
     }
 
     fn cancel(&mut self, token: u64) {
-        let entry = opcode::AsyncCancel::new(token).build().user_data(TOKEN_CANCEL);
+        let entry = opcode::AsyncCancel::new(token).build().user_data(TOKEN_UNATTENDED);
         // SAFETY: the entry points to nothing.
         unsafe { self.push(&entry) };
     }
@@ -188,7 +216,7 @@ impl Driver for UringDriver {
             count += 1;
             match entry.user_data() {
                 TOKEN_WAKE_UP => self.has_wake_up_read = false,
-                TOKEN_CANCEL => {}
+                TOKEN_UNATTENDED => {}
                 token => completions.push(Completion { token, outcome: outcome(&entry) }),
             }
         }
@@ -221,6 +249,16 @@ impl Driver for UringDriver {
     fn now(&self) -> Instant {
         Instant::now()
     }
+
+    fn make_up_for_stuck(&mut self, operations: usize) {
+        if let Err(error) = self.allow_workers_beside(operations) {
+            tracing::warn!(%error, operations, "the kernel gives no workers in place of stuck ones");
+        }
+    }
+
+    fn closes_files(&self) -> bool {
+        true
+    }
 }
 
 /// Has the notice of a zero-copy send say whether the kernel copied after all; the uapi's constants.
@@ -237,6 +275,21 @@ fn outcome(entry: &cqueue::Entry) -> Outcome {
         result: u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)),
         // Of the operations used, only zero-copy sends complete more than once.
         notice: if cqueue::more(entry.flags()) { Notice::Due } else { Notice::None },
+    }
+}
+
+/// How the kernel is to begin it. It tries reads at once where a file can be polled, as those of FUSE
+/// can, and has this thread wait for the server.
+fn way_of(operation: &Operation) -> Flags {
+    match operation {
+        Operation::Read { fd, .. }
+        | Operation::Write { fd, .. }
+        | Operation::WriteGathered { fd, .. }
+            if fd.waits() =>
+        {
+            Flags::ASYNC
+        }
+        _ => Flags::empty(),
     }
 }
 
@@ -322,13 +375,14 @@ fn entry(operation: &mut Operation) -> Entry {
         Operation::Status { fd, status } => {
             opcode::Statx::new(raw(fd), c"".as_ptr(), (&raw mut **status).cast())
                 .flags(libc::AT_EMPTY_PATH)
-                .mask(libc::STATX_SIZE)
+                .mask(libc::STATX_SIZE | libc::STATX_NLINK)
                 .build()
         }
         Operation::Rename { from, to } => {
             opcode::RenameAt::new(at_cwd, from.as_ptr(), at_cwd, to.as_ptr()).build()
         }
         Operation::Unlink { path } => opcode::UnlinkAt::new(at_cwd, path.as_ptr()).build(),
+        Operation::Close { fd } => opcode::Close::new(Fd(*fd)).build(),
         Operation::CreateDir { path, mode } => {
             opcode::MkDirAt::new(at_cwd, path.as_ptr()).mode(*mode).build()
         }
