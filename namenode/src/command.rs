@@ -12,6 +12,7 @@ use crate::config::NamespaceConfig;
 use crate::error::{NamenodeError, Result};
 use crate::format::{self, FormatOptions};
 use crate::server;
+use crate::store_check;
 
 /// Keeps the namespace in the directory of dfs.namenode.name.dir, until SIGTERM or SIGINT.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,6 +37,10 @@ pub struct NamenodeCommand {
     #[arg(long, value_name = "DIR", conflicts_with = "format")]
     backup: Option<PathBuf>,
 
+    /// Verify each page of the namespace, of any size, while no namenode serves it
+    #[arg(long, conflicts_with_all = ["format", "backup"])]
+    verify: bool,
+
     /// Directory of core-site.xml and hdfs-site.xml
     #[arg(long, alias = "conf", value_name = "DIR", env = "HADOOP_CONF_DIR")]
     config: Option<PathBuf>,
@@ -53,6 +58,9 @@ impl NamenodeCommand {
         }
         if let Some(target) = &self.backup {
             return back_up(&configuration, target);
+        }
+        if self.verify {
+            return verify(&configuration);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| NamenodeError::system("starting threads", error))?;
@@ -82,6 +90,13 @@ fn back_up(configuration: &Configuration, target: &Path) -> Result<()> {
         directory.display(),
         target.display()
     );
+    Ok(())
+}
+
+fn verify(configuration: &Configuration) -> Result<()> {
+    let file = format::store_file(&format::name_directory(configuration)?);
+    let bytes = store_check::verify(&file)?;
+    println!("{}: all of its {bytes} bytes are as they were written", file.display());
     Ok(())
 }
 

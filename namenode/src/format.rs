@@ -72,6 +72,14 @@ pub fn format(
     fs::create_dir_all(&current)
         .map_err(|error| NamenodeError::system(format!("creating {}", current.display()), error))?;
     let identity = new_identity(options, clock);
+    let journal = journal_file(directory);
+    match fs::remove_file(&journal) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("removing {}", journal.display());
+            return Err(NamenodeError::system(what, error));
+        }
+        _ => {}
+    }
     let database = open_database(&file, true)?;
     store::format(&database, &identity, |update| create_root(update, config, clock.now_ms()))?;
     drop(database);
@@ -93,9 +101,9 @@ pub fn open(directory: &Path) -> Result<Store> {
                 .to_owned(),
         });
     }
-    store_check::verify(&file)?;
+    store_check::verify_at_start(&file)?;
     let database = open_database(&file, false)?;
-    let journal = file.with_file_name("namespace.journal");
+    let journal = journal_file(directory);
     let opened = DiskJournal::open(&journal)
         .map_err(|error| NamenodeError::system(format!("opening {}", journal.display()), error))?;
     let (place, journal_place) = (file.display().to_string(), journal.display().to_string());
@@ -104,6 +112,10 @@ pub fn open(directory: &Path) -> Result<Store> {
 
 pub(crate) fn store_file(directory: &Path) -> PathBuf {
     directory.join("current").join("namespace.redb")
+}
+
+fn journal_file(directory: &Path) -> PathBuf {
+    store_file(directory).with_file_name("namespace.journal")
 }
 
 /// A new, empty database.

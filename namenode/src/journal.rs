@@ -9,11 +9,14 @@
 //! The database holds the epoch that counts. A durable commit of the database (a checkpoint) puts a
 //! new one there, and the records of the old one are void from that moment: the file begins anew
 //! without being touched, and its blocks are written again in place, which changes no metadata of the
-//! file system. The epoch is random, so that nothing a client has stored can pass for a record.
+//! file system. Epochs grow by random steps, so that nothing a client has stored can pass for a record,
+//! and a first record that is of a later epoch than the database's tells that the database has fallen
+//! back to an older state: that is refused.
 //!
 //! Each record is durable before the next is written. So what does not read at the end is the torn
 //! write of a batch that nobody was answered, and is cut; what does not read with a later record of
-//! the epoch behind it is damage, and is refused with its place, as is a file that ends too early.
+//! the epoch behind it is damage, and is refused with its place, as is a file that ends too early, and
+//! a last record that a single flipped bit keeps from its checksum, which no torn write does.
 
 use std::io;
 
@@ -97,6 +100,12 @@ impl Journal {
         Ok(())
     }
 
+    /// The epoch of the first record, which has been the newest of the file since it was written.
+    pub fn newest_epoch(&mut self) -> Result<u64> {
+        let bytes = self.file.read().map_err(|error| self.failed(error))?;
+        Ok(header_at(&bytes, 0).map_or(0, |header| header.epoch))
+    }
+
     /// Hands out the changes of all records of `epoch`, in order.
     pub fn replay(
         &mut self,
@@ -110,6 +119,10 @@ impl Journal {
             let end = start + header.payload_bytes as usize;
             let Some(payload) = bytes.get(start..end) else { break };
             if crc(payload) != header.payload_crc {
+                if is_one_bit_off(payload, header.payload_crc) {
+                    let why = format!("record {sequence} is corrupt: a bit of it has flipped");
+                    return Err(self.refuse(at, &why));
+                }
                 break;
             }
             let mut rest = payload;
@@ -121,6 +134,12 @@ impl Journal {
             }
             at = end.next_multiple_of(BLOCK_BYTES as usize);
             sequence += 1;
+        }
+        if let Some(header) = mended_header_at(&bytes, at)
+            && header.is(epoch, sequence)
+        {
+            let why = format!("record {sequence} is corrupt: a bit of its header has flipped");
+            return Err(self.refuse(at, &why));
         }
         let torn_end = header_at(&bytes, at)
             .filter(|header| header.is(epoch, sequence))
@@ -247,6 +266,48 @@ fn header_at(bytes: &[u8], at: usize) -> Option<Header> {
     Some(Header { epoch, sequence, payload_bytes: u32_at(4), payload_crc: u32_at(24) })
 }
 
+/// The header that flipping one bit back makes whole, where there is none.
+fn mended_header_at(bytes: &[u8], at: usize) -> Option<Header> {
+    if header_at(bytes, at).is_some() {
+        return None;
+    }
+    let mut header = bytes.get(at..at + HEADER_BYTES)?.to_vec();
+    (0..HEADER_BYTES * 8).find_map(|bit| {
+        header[bit / 8] ^= 1 << (bit % 8);
+        let mended = header_at(&header, 0);
+        header[bit / 8] ^= 1 << (bit % 8);
+        mended
+    })
+}
+
+/// Whether it is a record's payload but for one flipped bit. One that was torn is not: it would have to
+/// have the checksum of another and make sense besides.
+fn is_one_bit_off(payload: &[u8], expected_crc: u32) -> bool {
+    let Some(bit) = flipped_bit(crc(payload) ^ expected_crc, payload.len()) else { return false };
+    let mut mended = payload.to_vec();
+    mended[bit / 8] ^= 1 << (bit % 8);
+    let mut rest = &mended[..];
+    while !rest.is_empty() {
+        if take_change(&mut rest).is_none() {
+            return false;
+        }
+    }
+    true
+}
+
+/// The bit by which alone two strings of `len` bytes differ whose checksums differ by `difference`: the
+/// checksum is linear, so that depends on the bit's distance from the end only.
+fn flipped_bit(difference: u32, len: usize) -> Option<usize> {
+    /// CRC32C's polynomial, the lowest bit that of the highest power.
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let mut of_bit = POLYNOMIAL;
+    (0..len * 8).rev().find(|_| {
+        let is_it = of_bit == difference;
+        of_bit = (of_bit >> 1) ^ if of_bit & 1 == 1 { POLYNOMIAL } else { 0 };
+        is_it
+    })
+}
+
 fn record_bytes(payload_bytes: usize) -> u64 {
     ((HEADER_BYTES + payload_bytes) as u64).next_multiple_of(BLOCK_BYTES)
 }
@@ -346,7 +407,7 @@ mod tests {
         journal.append(&changes(2, 5000)).unwrap();
         let after = memory.0.lock().unwrap().clone();
         let last = BLOCK_BYTES as usize..BLOCK_BYTES as usize + HEADER_BYTES + 5000 + 17;
-        for torn in last {
+        for torn in last.step_by(17) {
             let mut bytes = after[..torn].to_vec();
             bytes.extend_from_slice(&before[torn..]);
             *memory.0.lock().unwrap() = bytes;
@@ -378,9 +439,27 @@ mod tests {
         for len in [0, 10, 4096, 8192, 8200, 16384, 20000, 24576] {
             refused(whole[..len].to_vec(), &["the journal", &format!("byte {len}:"), "truncated"]);
         }
+        // Of the last record only a torn write cannot be told from nothing.
+        for (at, bit) in [(0, 1), (9, 64), (31, 128), (50, 1), (4095, 8), (5000, 16), (5036, 2)] {
+            let mut last = whole.clone();
+            last[16384 + at] ^= bit;
+            refused(last, &["the journal", "byte 16384:", "record 3", "flipped"]);
+        }
         let mut last = whole.clone();
-        last[16384 + 50] ^= 1;
+        last[16384 + 4096..16384 + 5000].fill(0);
         *memory.0.lock().unwrap() = last;
         assert_eq!(replayed(&memory, EPOCH).unwrap(), [1, 2], "as a torn write would look");
+    }
+
+    #[test]
+    fn one_flipped_bit_is_known_by_its_checksum() {
+        let bytes: Vec<u8> = (0..700u32).map(|at| (at * 7) as u8).collect();
+        for bit in (0..bytes.len() * 8).step_by(5) {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(flipped_bit(crc(&bytes) ^ crc(&flipped), bytes.len()), Some(bit));
+            flipped[(bit / 8 + 1) % bytes.len()] ^= 3;
+            assert_eq!(flipped_bit(crc(&bytes) ^ crc(&flipped), bytes.len()), None, "bit {bit}");
+        }
     }
 }

@@ -57,7 +57,8 @@ pub const USER_GROUPS_CACHE_TTL_MS: u64 = 300_000;
 pub const USER_GROUPS_LOOKUPS_MAX: usize = 4;
 
 /// A store up to this is verified page by page when the namenode starts: at 0.5 GB/s or more, two
-/// seconds. Beyond, a start would take minutes, and the log says that it was not done.
+/// seconds. Beyond, a start would take minutes: the log says that it was not done, and by which command
+/// it can be.
 pub const STORE_VERIFIED_MAX_BYTES: u64 = 1 << 30;
 
 /// Cache of the store's pages.

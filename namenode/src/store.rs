@@ -48,6 +48,8 @@ type Definition = TableDefinition<'static, Bytes, Bytes>;
 
 /// The epoch of the journal whose records the tables lack. Not there: they lack none.
 const EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("journal_epoch");
+/// The latest epoch there was, whether or not the store was closed since.
+const LATEST_EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("latest_epoch");
 
 pub(crate) fn definition(space: Space) -> Definition {
     TableDefinition::new(space.name())
@@ -75,7 +77,7 @@ impl Store {
     ) -> Result<Self> {
         let identity = read_identity(&database, place)?;
         let mut journal = Journal::new(journal, journal_place.to_owned());
-        recover(&database, &mut journal)?;
+        recover(&database, place, &mut journal)?;
         let database = Arc::new(database);
         let commits = Arc::new(AtomicU64::new(0));
         let (queue, jobs) = mpsc::channel(WRITE_QUEUE_MAX);
@@ -189,6 +191,7 @@ pub fn format(
         transaction.delete_table(definition(space))?;
     }
     transaction.delete_table(EPOCH)?;
+    transaction.open_table(LATEST_EPOCH)?.insert((), 0)?;
     {
         let mut update = Update::new(&transaction);
         for space in Space::ALL {
@@ -202,8 +205,19 @@ pub fn format(
 }
 
 /// Brings the tables to where the journal is, and lets it begin anew.
-fn recover(database: &Database, journal: &mut Journal) -> Result<()> {
+fn recover(database: &Database, place: &str, journal: &mut Journal) -> Result<()> {
     let mut transaction = database.begin_write()?;
+    let latest = transaction.open_table(LATEST_EPOCH)?.get(())?.map(|epoch| epoch.value());
+    let newest = journal.newest_epoch()?;
+    // A store of before this table was kept says nothing.
+    if latest.is_some_and(|latest| newest > latest) {
+        return Err(NamenodeError::Format {
+            path: place.to_owned(),
+            why: "the metadata store is damaged: it is older than its journal; restore it from a \
+                  backup"
+                .to_owned(),
+        });
+    }
     let epoch = transaction.open_table(EPOCH)?.get(())?.map(|epoch| epoch.value());
     if let Some(epoch) = epoch {
         let mut update = Update::new(&transaction);
@@ -215,13 +229,18 @@ fn recover(database: &Database, journal: &mut Journal) -> Result<()> {
         );
     }
     journal.prepare()?;
-    journal.begin(begin_epoch(&mut transaction)?);
+    journal.begin(begin_epoch(&mut transaction, newest)?);
     Ok(transaction.commit()?)
 }
 
-/// Makes the transaction a checkpoint: the epoch that follows it.
-fn begin_epoch(transaction: &mut WriteTransaction) -> Result<u64> {
-    let epoch = rand::random();
+/// Makes the transaction a checkpoint: the epoch that follows it, and all up to `newest`.
+fn begin_epoch(transaction: &mut WriteTransaction, newest: u64) -> Result<u64> {
+    let mut latest = transaction.open_table(LATEST_EPOCH)?;
+    let former = latest.get(())?.map_or(0, |epoch| epoch.value());
+    // Not to be guessed, and 2^31 steps before the numbers end.
+    let epoch = former.max(newest).saturating_add(1 + u64::from(rand::random::<u32>()));
+    latest.insert((), epoch)?;
+    drop(latest);
     transaction.open_table(EPOCH)?.insert((), epoch)?;
     transaction.set_quick_repair(true);
     Ok(epoch)
@@ -591,7 +610,7 @@ impl Writer {
             transaction.set_durability(Durability::None).map_err(redb::Error::from)?;
             return Ok(transaction.commit()?);
         }
-        let epoch = begin_epoch(&mut transaction)?;
+        let epoch = begin_epoch(&mut transaction, 0)?;
         transaction.commit()?;
         self.journal.begin(epoch);
         Ok(())

@@ -6,7 +6,7 @@
 //! as well, and is left to whoever looks into it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,19 +18,35 @@ use redb::{Database, StorageBackend};
 use crate::error::{NamenodeError, Result};
 use crate::limits::{STORE_CACHE_BYTES, STORE_VERIFIED_MAX_BYTES};
 
-/// Refuses a store with a page that is not what its checksum says, or that is too short.
-pub fn verify(path: &Path) -> Result<()> {
-    let refuse = |why: String| NamenodeError::Format { path: path.display().to_string(), why };
-    let failed = |error| NamenodeError::system(format!("reading {}", path.display()), error);
-    let file = File::open(path).map_err(failed)?;
-    let len = file.metadata().map_err(failed)?.len();
+/// [`verify`], where that takes no longer than a start may; else the log says that it is left undone.
+pub fn verify_at_start(path: &Path) -> Result<()> {
+    let len = fs::metadata(path).map_err(reading(path))?.len();
     if len > STORE_VERIFIED_MAX_BYTES {
-        tracing::warn!(path = %path.display(), len, "too large to be verified at start");
+        tracing::warn!(
+            path = %path.display(), len,
+            "the store is not verified, for it is large: `ringfs namenode -verify` does it while the \
+             namenode is stopped, or to a copy that -backup made"
+        );
         return Ok(());
     }
-    // Held by a running namenode, it changes under our eyes: opening it tells so.
+    match verify(path) {
+        // Opening it tells so.
+        Err(NamenodeError::Format { why, .. }) if why == IN_USE => Ok(()),
+        verified => verified.map(drop),
+    }
+}
+
+const IN_USE: &str = "in use by another process, so it cannot be verified";
+
+/// Refuses a store with a page that is not what its checksum says, or that is too short. Returns how
+/// many bytes it looked at.
+pub fn verify(path: &Path) -> Result<u64> {
+    let refuse = |why: String| NamenodeError::Format { path: path.display().to_string(), why };
+    let file = File::open(path).map_err(reading(path))?;
+    let len = file.metadata().map_err(reading(path))?.len();
+    // Held by a running namenode, it changes under our eyes.
     if file.try_lock().is_err() {
-        return Ok(());
+        return Err(refuse(IN_USE.to_owned()));
     }
     let shadow = Shadow { file, len: Mutex::new(len), written: Mutex::default() };
     // redb was not written to be handed any bytes: some make it panic.
@@ -40,11 +56,16 @@ pub fn verify(path: &Path) -> Result<()> {
         builder.create_with_backend(shadow)?.check_integrity()
     }));
     match checked {
-        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(true)) => Ok(len),
         Ok(Ok(false)) => Err(refuse(damaged("its pages do not match their checksums"))),
         Ok(Err(error)) => Err(refuse(damaged(&error.to_string()))),
         Err(_) => Err(refuse(damaged("its structure makes no sense"))),
     }
+}
+
+fn reading(path: &Path) -> impl Fn(io::Error) -> NamenodeError {
+    let what = format!("reading {}", path.display());
+    move |error| NamenodeError::system(what.clone(), error)
 }
 
 fn damaged(why: &str) -> String {
@@ -131,6 +152,7 @@ impl StorageBackend for Shadow {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use rand::rngs::SmallRng;
     use rand::{Rng, SeedableRng};
@@ -159,19 +181,40 @@ mod tests {
         fixture
     }
 
-    /// Opens a damaged copy: refused with its path, or as if nothing had happened.
+    /// The files of a store.
+    #[derive(Clone)]
+    struct Files {
+        database: Vec<u8>,
+        journal: Vec<u8>,
+    }
+
+    impl Files {
+        fn read(directory: &Path) -> Self {
+            let database = format::store_file(directory);
+            let journal = database.with_file_name("namespace.journal");
+            Self { database: fs::read(database).unwrap(), journal: fs::read(journal).unwrap() }
+        }
+
+        fn write(&self, directory: &Path) {
+            let database = format::store_file(directory);
+            fs::create_dir_all(database.parent().unwrap()).unwrap();
+            fs::write(database.with_file_name("namespace.journal"), &self.journal).unwrap();
+            fs::write(database, &self.database).unwrap();
+        }
+    }
+
+    /// Opens a damaged copy: refused with the path of `file`, or as if nothing had happened.
     fn open_damaged(
         what: &str,
-        original: &[u8],
+        original: &Files,
         expected: &Contents,
-        damage: impl Fn(&mut Vec<u8>),
+        file: &str,
+        damage: impl Fn(&mut Files),
     ) -> bool {
         let directory = tempfile::tempdir().unwrap();
-        let file = format::store_file(directory.path());
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let mut bytes = original.to_vec();
-        damage(&mut bytes);
-        fs::write(&file, bytes).unwrap();
+        let mut files = original.clone();
+        damage(&mut files);
+        files.write(directory.path());
         for attempt in 0..2 {
             match format::open(directory.path()) {
                 Ok(store) => {
@@ -180,56 +223,106 @@ mod tests {
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    assert!(error.contains("namespace.redb"), "{what}, {attempt}: {error}");
+                    assert!(error.contains(file), "{what}, {attempt}: {error}");
                 }
             }
         }
         true
     }
 
+    /// Some that mean something: the first `head` words one by one, then anywhere.
+    fn sample_bits(bytes: &[u8], count: usize, head: usize) -> Vec<(usize, u8)> {
+        let used: Vec<usize> = (0..bytes.len()).filter(|offset| bytes[*offset] != 0).collect();
+        let mut rng = SmallRng::seed_from_u64(16322);
+        let offset = |round: usize, rng: &mut SmallRng| match round < head {
+            true => round * 8,
+            false => used[rng.random_range(0..used.len())],
+        };
+        (0..count).map(|round| (offset(round, &mut rng), 1 << rng.random_range(0..8))).collect()
+    }
+
+    /// How many of them are refused; the others do no harm.
+    fn refused_flips(
+        original: &Files,
+        expected: &Contents,
+        in_journal: bool,
+        bits: &[(usize, u8)],
+    ) -> usize {
+        let file = if in_journal { "namespace.journal" } else { "namespace.redb" };
+        let is_refused = |(offset, bit): &&(usize, u8)| {
+            let what = format!("bit {bit:#x} of byte {offset} of {file}");
+            open_damaged(&what, original, expected, file, |files| {
+                let bytes = if in_journal { &mut files.journal } else { &mut files.database };
+                bytes[*offset] ^= bit;
+            })
+        };
+        bits.iter().filter(is_refused).count()
+    }
+
     #[tokio::test]
     async fn a_store_with_a_flipped_bit_is_refused_or_unharmed() {
         let fixture = filled().await;
         let expected = contents(&fixture.namesystem.store);
-        let file = format::store_file(fixture.directory.path());
         let directory = fixture.directory.clone();
         drop(fixture);
-        let original = fs::read(&file).unwrap();
-        assert!(!open_damaged("nothing", &original, &expected, |_| {}));
-        let used: Vec<usize> =
-            (0..original.len()).filter(|offset| original[*offset] != 0).collect();
-        let mut rng = SmallRng::seed_from_u64(16322);
-        let mut refused = 0;
-        for round in 0..120 {
-            // The header's first bytes one by one, then anywhere.
-            let offset = match round {
-                0..40 => round * 8,
-                _ => used[rng.random_range(0..used.len())],
-            };
-            let bit = 1 << rng.random_range(0..8);
-            let what = format!("bit {bit:#x} of byte {offset}");
-            refused += u32::from(open_damaged(&what, &original, &expected, |bytes| {
-                bytes[offset] ^= bit;
-            }));
-        }
-        assert!(refused > 40, "only {refused} of 120 were refused");
-        drop(directory);
+        let original = Files::read(directory.path());
+        assert!(!open_damaged("nothing", &original, &expected, "", |_| {}));
+        let bits = sample_bits(&original.database, 120, 40);
+        let refused = refused_flips(&original, &expected, false, &bits);
+        assert!(refused > 30, "only {refused} of 120 were refused");
+    }
+
+    /// As a crash leaves it: the database is as of its last checkpoint, the rest is in the journal.
+    #[tokio::test]
+    async fn an_unclosed_store_with_a_flipped_bit_is_refused_or_unharmed() {
+        let fixture = filled().await;
+        let expected = contents(&fixture.namesystem.store);
+        let original = Files::read(fixture.directory.path());
+        assert!(!open_damaged("nothing", &original, &expected, "", |_| {}));
+        // Much of it is free: pages of the states before.
+        let bits = sample_bits(&original.database, 60, 40);
+        let refused = refused_flips(&original, &expected, false, &bits);
+        assert!(refused > 5, "only {refused} of 60 were refused");
+        // Where the header says which of its two states counts: the other is older.
+        let bits: Vec<_> = (0..8).map(|bit| (9, 1 << bit)).collect();
+        refused_flips(&original, &expected, false, &bits);
+        let bits = sample_bits(&original.journal, 16, 4);
+        let refused = refused_flips(&original, &expected, true, &bits);
+        assert!(refused > 8, "only {refused} of 16 were refused");
+        // The last record has none behind it: a torn write, which nobody was answered, ends so too.
+        let used = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let last = used(&original.journal) / 4096 * 4096;
+        let bits: Vec<_> = (last..=used(&original.journal)).step_by(29).map(|at| (at, 4)).collect();
+        let refused = refused_flips(&original, &expected, true, &bits);
+        assert_eq!(refused, bits.len(), "of the last record");
+    }
+
+    #[tokio::test]
+    async fn a_store_is_verified_by_command_where_nobody_uses_it() {
+        let fixture = filled().await;
+        let directory = fixture.directory.clone();
+        let file = format::store_file(directory.path());
+        let error = super::verify(&file).unwrap_err().to_string();
+        assert!(error.contains("namespace.redb") && error.contains("in use"), "{error}");
+        drop(fixture);
+        let len = fs::metadata(&file).unwrap().len();
+        assert_eq!(super::verify(&file).unwrap(), len);
     }
 
     #[tokio::test]
     async fn a_truncated_store_is_refused() {
         let fixture = filled().await;
         let expected = contents(&fixture.namesystem.store);
-        let file = format::store_file(fixture.directory.path());
         let directory = fixture.directory.clone();
         drop(fixture);
-        let original = fs::read(&file).unwrap();
+        let original = Files::read(directory.path());
         for part in 0..16 {
-            let len = original.len() * part / 16;
+            let len = original.database.len() * part / 16;
             let what = format!("cut to {len}");
-            let refused = open_damaged(&what, &original, &expected, |bytes| bytes.truncate(len));
+            let refused = open_damaged(&what, &original, &expected, "namespace.redb", |files| {
+                files.database.truncate(len);
+            });
             assert!(refused, "{what}");
         }
-        drop(directory);
     }
 }
