@@ -5,7 +5,7 @@
 //! succeeds, and in the end every replica on every disk is what was written.
 //!
 //! Every run takes cases in which each pair of two properties occurs, some 40 of a second or two; all of
-//! them, about 500, are taken with RINGFS_ALL_FAILURES=1, and those whose name contains a text with
+//! them, about 530, are taken with RINGFS_ALL_FAILURES=1, and those whose name contains a text with
 //! RINGFS_FAILURE, such as RINGFS_FAILURE=Java/3/Closing.
 
 mod case;

@@ -15,6 +15,7 @@ mod discarding;
 mod disk_faults;
 mod failures;
 mod hdfs_native;
+mod host_lists;
 mod hostile_peers;
 mod java_client;
 mod metrics;

@@ -112,12 +112,12 @@ impl Case {
         }
     }
 
-    /// Cases that prove nothing or cannot be brought about.
-    fn makes_sense(&self) -> bool {
-        let waits_a_minute = self.kind == Kind::HdfsNative
+    /// hdfs-native waits so long for an ack, whatever is configured (`ACK_READ_TIMEOUT` in its block
+    /// writer), before it drops the first datanode.
+    fn takes_a_minute(&self) -> bool {
+        self.kind == Kind::HdfsNative
             && self.blow == Blow::Stop
-            && matches!(self.victim, Victim::First | Victim::Two);
-        self.victim.is_distinct(self.replication) && !waits_a_minute
+            && matches!(self.victim, Victim::First | Victim::Two)
     }
 
     /// What a case is chosen by: each pair of two of these occurs.
@@ -158,13 +158,15 @@ pub fn all() -> Vec<Case> {
             }
         }
     }
-    cases.retain(Case::makes_sense);
+    cases.retain(|case| case.victim.is_distinct(case.replication));
     cases
 }
 
-/// A small set in which each pair occurs that occurs at all: always the case with most new pairs.
+/// A small set in which each pair occurs that occurs at all: always the case with most new pairs. Those
+/// that take a minute are left to the full run.
 pub fn chosen() -> Vec<Case> {
     let mut left = all();
+    left.retain(|case| !case.takes_a_minute());
     let mut wanted: HashSet<_> = left.iter().flat_map(Case::pairs).collect();
     let mut chosen = Vec::new();
     while !wanted.is_empty() {

@@ -12,6 +12,8 @@
 //   - @truncate PATH N         truncate to N bytes; prints true or false
 //   - @recoverLease PATH       prints true or false
 //   - @concat TARGET SOURCE... concat
+//   - @refreshNodes -          what `hdfs dfsadmin -refreshNodes` calls
+//   - @report KIND             what `hdfs dfsadmin -report` prints of each datanode (ALL, LIVE, ...)
 //   - @pread PATH OFFSET N     the N bytes at OFFSET to stdout
 // The reply is "EXIT OUT-BYTES ERR-BYTES\n" and the bytes.
 import java.io.ByteArrayInputStream;
@@ -35,6 +37,8 @@ import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.FsShell;
 import org.apache.hadoop.fs.Path;
 import org.apache.hadoop.hdfs.DistributedFileSystem;
+import org.apache.hadoop.hdfs.protocol.DatanodeInfo;
+import org.apache.hadoop.hdfs.protocol.HdfsConstants.DatanodeReportType;
 import org.apache.hadoop.util.ToolRunner;
 
 public class Shell {
@@ -124,6 +128,14 @@ public class Shell {
         return 0;
       case "@concat":
         fs.concat(path, Arrays.stream(a, 2, a.length).map(Path::new).toArray(Path[]::new));
+        return 0;
+      case "@refreshNodes":
+        fs.refreshNodes();
+        return 0;
+      case "@report":
+        for (DatanodeInfo datanode : fs.getDataNodeStats(DatanodeReportType.valueOf(a[1]))) {
+          System.out.println(datanode.getDatanodeReport());
+        }
         return 0;
       case "@pread": {
         byte[] bytes = new byte[Integer.parseInt(a[3])];
