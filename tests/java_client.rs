@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::cluster::java::JavaShell;
 use crate::cluster::sample::{self, GOLDEN, GOLDEN_DEFAULT_BLOCK, Golden};
-use crate::cluster::{TestCluster, temporary_directory};
+use crate::cluster::{TestCluster, temporary_directory, wait_for};
 
 /// A Java client, and a cluster of our own unless another was named.
 struct Site {
@@ -225,11 +225,9 @@ fn the_library_appends_truncates_and_joins() {
     expected.truncate(sample::BLOCK);
     assert_eq!(site.cat("/t/f"), expected);
     assert_eq!(site.java.ok(&["@truncate", "/t/f", "700000"]), "false\n");
-    crate::cluster::wait_for(
-        "the truncated block recovered",
-        std::time::Duration::from_secs(30),
-        || (site.java.ok(&["@recoverLease", "/t/f"]) == "true\n").then_some(()),
-    );
+    wait_for("the truncated block recovered", std::time::Duration::from_secs(30), || {
+        (site.java.ok(&["@recoverLease", "/t/f"]) == "true\n").then_some(())
+    });
     expected.truncate(700_000);
     assert_eq!(site.cat("/t/f"), expected);
 
@@ -252,4 +250,21 @@ fn a_reader_sees_what_a_writer_has_flushed() {
     let second = ["@hsync", "/t/synced", "70001"];
     site.java.run_with_stdin(Some(local.as_ref()), &second).succeeded();
     assert_eq!(site.cat("/t/synced"), bytes[..70_001]);
+}
+
+#[test]
+fn the_balancers_bandwidth_reaches_every_datanode_and_those_that_start_later() {
+    let mut cluster = TestCluster::start_with(2, &[]);
+    let mut java = JavaShell::start(&cluster.conf_dir(), &[], None);
+    java.ok(&["@setBalancerBandwidth", "1234567"]);
+    cluster.add_datanode().unwrap();
+    for index in 0..3 {
+        let log = cluster.logs_dir().join(format!("datanode{index}.log"));
+        wait_for(&format!("datanode {index} knows"), std::time::Duration::from_secs(20), || {
+            let said = std::fs::read_to_string(&log).unwrap();
+            said.contains("new bandwidth of block moves bytes_per_second=1234567").then_some(())
+        });
+    }
+    let refused = java.run(&["@setBalancerBandwidth", "-1"]);
+    assert_eq!(refused.exit, -100, "{}", refused.err);
 }

@@ -2,7 +2,8 @@
 //! which serves it with COPY_BLOCK; the RECEIVED that follows names the replica that may go.
 //!
 //! The packets that arrive are verified and written one after the other through the page cache: a
-//! move is background work, and should not take the write path's buffers.
+//! move is background work, and should not take the write path's buffers. Both sides keep to the
+//! node's bandwidth for moves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tracing::info;
 
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
+use crate::move_bandwidth::MoveBandwidth;
 use crate::peer::Peer;
 use crate::replica::OnDisk;
 use crate::replica_files::{open_existing, require_stored};
@@ -39,11 +41,18 @@ pub struct BlockMoves {
     dataset: Arc<Dataset>,
     timeout: Duration,
     running: Arc<Semaphore>,
+    bandwidth: Arc<MoveBandwidth>,
 }
 
 impl BlockMoves {
-    pub fn new(dataset: Arc<Dataset>, timeout: Duration) -> Self {
-        Self { dataset, timeout, running: Arc::new(Semaphore::new(MOVES_MAX)) }
+    pub fn new(dataset: Arc<Dataset>, timeout: Duration, bytes_per_second: u64) -> Self {
+        let bandwidth = Arc::new(MoveBandwidth::new(bytes_per_second));
+        Self { dataset, timeout, running: Arc::new(Semaphore::new(MOVES_MAX)), bandwidth }
+    }
+
+    /// Which what COPY_BLOCK sends is to keep to as well.
+    pub fn bandwidth(&self) -> &Arc<MoveBandwidth> {
+        &self.bandwidth
     }
 
     /// COPY_BLOCK: the reply, and the packets that follow it; [`COPY_DONE`] ends the stream.
@@ -97,7 +106,7 @@ impl BlockMoves {
             storage_id: request.storage_id.clone(),
         };
         let mut writer = self.dataset.create_temporary(create, false).await?;
-        if let Err(error) = receive_packets(&mut source, &mut writer).await {
+        if let Err(error) = receive_packets(&mut source, &mut writer, &self.bandwidth).await {
             self.dataset.abandon(writer).await?;
             return Err(error);
         }
@@ -109,7 +118,11 @@ impl BlockMoves {
 }
 
 /// Takes packets in order until the last one.
-async fn receive_packets(source: &mut Peer, writer: &mut ReplicaWriter) -> Result<()> {
+async fn receive_packets(
+    source: &mut Peer,
+    writer: &mut ReplicaWriter,
+    bandwidth: &MoveBandwidth,
+) -> Result<()> {
     let path = writer.replica.files().data;
     require_stored(&writer.replica)?;
     writer.data = open_existing(&path, false).await?;
@@ -128,6 +141,7 @@ async fn receive_packets(source: &mut Peer, writer: &mut ReplicaWriter) -> Resul
             return Err(DatanodeError::WriterStopped { block: writer.replica.block() });
         }
         expect_next(source, &frame, writer.checksum, len)?;
+        bandwidth.take(frame.total_len()).await;
         source.received().advance(frame.prefix_len);
         let checksums = source.received().split_to(frame.checksums_len);
         let data = source.received().split_to(frame.data_len);
@@ -181,7 +195,7 @@ mod tests {
     use ringfs_protocol::operation::Operation;
 
     fn moves(dataset: &Arc<Dataset>) -> BlockMoves {
-        BlockMoves::new(dataset.clone(), Duration::from_secs(5))
+        BlockMoves::new(dataset.clone(), Duration::from_secs(5), 1 << 30)
     }
 
     fn header() -> BaseHeaderProto {

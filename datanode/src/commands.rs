@@ -21,6 +21,7 @@ use crate::block_transfer::Transfers;
 use crate::data_work::DataWork;
 use crate::dataset::Dataset;
 use crate::error::DatanodeError;
+use crate::move_bandwidth::MoveBandwidth;
 use crate::transitions::WRITER_STOP_TIMEOUT;
 use crate::volume::Volume;
 
@@ -28,6 +29,7 @@ pub struct Commands {
     pub dataset: Arc<Dataset>,
     pub data_work: DataWork,
     pub transfers: Transfers,
+    pub move_bandwidth: Arc<MoveBandwidth>,
     pub recovery: Arc<BlockRecovery>,
 }
 
@@ -56,10 +58,14 @@ impl Commands {
                 }
             }
             DatanodeCommandType::FinalizeCommand => self.finalize_upgrade(),
-            // No block tokens, no caching, no balancer throttle, no striped blocks here; REGISTER is
+            DatanodeCommandType::BalancerBandwidthCommand => {
+                if let Some(command) = command.balancer_cmd {
+                    self.set_move_bandwidth(command.bandwidth);
+                }
+            }
+            // No block tokens, no caching, no striped blocks here; REGISTER is
             // the link's own.
             DatanodeCommandType::KeyUpdateCommand
-            | DatanodeCommandType::BalancerBandwidthCommand
             | DatanodeCommandType::BlockIdCommand
             | DatanodeCommandType::BlockEcReconstructionCommand
             | DatanodeCommandType::NullDatanodeCommand
@@ -76,6 +82,14 @@ impl Commands {
             Ok(BlockCommandAction::Transfer) => self.transfers.start_all(&command, &self.data_work),
             // Apache's datanodes refuse it as well.
             Ok(BlockCommandAction::Shutdown) | Err(_) => debug!(command.action, "ignored"),
+        }
+    }
+
+    /// 0 is no wish, as to Apache's datanodes.
+    fn set_move_bandwidth(&self, bytes_per_second: u64) {
+        if bytes_per_second > 0 {
+            info!(bytes_per_second, "new bandwidth of block moves");
+            self.move_bandwidth.set(bytes_per_second);
         }
     }
 

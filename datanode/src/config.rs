@@ -55,6 +55,7 @@ pub struct DatanodeConfig {
     pub buffer_pool_bytes: u64,
     pub transfers_max: usize,
     pub socket_timeout: Duration,
+    pub move_bytes_per_second: u64,
     /// What each downstream datanode adds to the time of waiting for the next one.
     pub timeout_per_target: Duration,
     pub keepalive: Duration,
@@ -110,6 +111,8 @@ impl DatanodeConfig {
             buffer_pool_bytes: configured.bytes(&settings::RINGFS_DATANODE_BUFFER_POOL)?,
             transfers_max: count(configured, &settings::DFS_DATANODE_MAX_TRANSFER_THREADS)?
                 as usize,
+            move_bytes_per_second: configured
+                .bytes(&settings::DFS_DATANODE_BALANCE_BANDWIDTH_PER_SEC)?,
             socket_timeout: configured.duration(&settings::DFS_CLIENT_SOCKET_TIMEOUT)?,
             timeout_per_target: configured
                 .duration(&settings::RINGFS_PIPELINE_TIMEOUT_PER_DATANODE)?,

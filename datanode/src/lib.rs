@@ -36,6 +36,7 @@ mod java_properties;
 pub mod limits;
 mod metrics;
 mod mirror;
+mod move_bandwidth;
 mod namenode_link;
 mod open_replicas;
 mod packet_receiver;

@@ -290,6 +290,9 @@ impl Parts {
             timeout_per_target: config.timeout_per_target,
             own_id: identity.to_proto(),
         };
+        let moves =
+            BlockMoves::new(dataset.clone(), config.socket_timeout, config.move_bytes_per_second);
+        let move_bandwidth = moves.bandwidth().clone();
         let server = Arc::new(TransferServer {
             dataset: dataset.clone(),
             activity: activity.clone(),
@@ -299,7 +302,7 @@ impl Parts {
                 false => ReadHistory::new(0),
             },
             transfers: transfers.clone(),
-            moves: BlockMoves::new(dataset.clone(), config.socket_timeout),
+            moves,
             socket_timeout: config.socket_timeout,
             timeout_per_target: config.timeout_per_target,
             keepalive: config.keepalive,
@@ -310,6 +313,7 @@ impl Parts {
             dataset: dataset.clone(),
             data_work: data_work.clone(),
             transfers,
+            move_bandwidth,
             recovery: Arc::new(BlockRecovery {
                 dataset: dataset.clone(),
                 data_work: data_work.clone(),

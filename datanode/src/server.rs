@@ -192,6 +192,7 @@ impl TransferServer {
         };
         connection.send(delimited(&reply)).await?;
         while let Some(run) = packets.next_run().await? {
+            self.moves.bandwidth().take(run.len()).await;
             connection.send(run).await?;
         }
         connection.send(BytesMut::from(&COPY_DONE[..])).await

@@ -135,7 +135,7 @@ impl Datanode {
                 timeout_per_target: timeout,
                 own_id: DatanodeIDProto::default(),
             },
-            moves: BlockMoves::new(dataset, timeout),
+            moves: BlockMoves::new(dataset, timeout, 1 << 30),
             socket_timeout: timeout,
             timeout_per_target: timeout,
             keepalive: timeout,

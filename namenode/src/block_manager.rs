@@ -400,6 +400,11 @@ impl BlockManager {
         self.lock().set_host_lists(lists);
     }
 
+    /// What a balancer's moves may take of each datanode, told with its next heartbeat.
+    pub fn set_balancer_bandwidth(&self, bytes_per_second: u64) {
+        self.lock().balancer_bandwidth = Some(bytes_per_second);
+    }
+
     /// A datanode introduces itself.
     pub fn register(&self, registration: Registration) -> Result<()> {
         self.lock().register(registration, self.clock.now_ms())

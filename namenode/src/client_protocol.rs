@@ -262,6 +262,11 @@ impl Namesystem {
                 self.refresh_nodes(client).await?;
                 encode(RefreshNodesResponseProto {})
             }
+            "setBalancerBandwidth" => {
+                let r: SetBalancerBandwidthRequestProto = request(call)?;
+                self.set_balancer_bandwidth(client, r.bandwidth)?;
+                encode(SetBalancerBandwidthResponseProto {})
+            }
             "getFsStats" => encode(self.fs_stats()),
             "getFsReplicatedBlockStats" => encode(self.replicated_block_stats()),
             "getFsECBlockGroupStats" => encode(GetFsECBlockGroupStatsResponseProto::default()),
@@ -349,6 +354,18 @@ impl Namesystem {
         let loading = tokio::task::spawn_blocking(move || HostLists::load(&files));
         let loaded = loading.await.map_err(|error| NamenodeError::Io(error.to_string()))?;
         self.blocks.set_host_lists(loaded?);
+        Ok(())
+    }
+
+    /// For every datanode, those that register later too; until the namenode ends.
+    fn set_balancer_bandwidth(&self, client: &ClientCall, bytes_per_second: i64) -> Result<()> {
+        client.principal.check_superuser()?;
+        let wanted = u64::try_from(bytes_per_second).ok().filter(|wanted| *wanted > 0);
+        let wanted = wanted.ok_or_else(|| {
+            let why = format!("a bandwidth of {bytes_per_second} bytes a second");
+            NamenodeError::IllegalArgument(why)
+        })?;
+        self.blocks.set_balancer_bandwidth(wanted);
         Ok(())
     }
 

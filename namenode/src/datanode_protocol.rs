@@ -199,6 +199,12 @@ impl Namesystem {
                 target_storage_types: Vec::new(),
             }));
         }
+        if let Some(bandwidth) = reply.balancer_bandwidth {
+            commands.push(DatanodeCommandProto {
+                balancer_cmd: Some(BalancerBandwidthCommandProto { bandwidth }),
+                ..command(DatanodeCommandType::BalancerBandwidthCommand)
+            });
+        }
         commands
     }
 

@@ -74,6 +74,8 @@ pub(crate) struct Node {
     pub recoveries: VecDeque<RecoveryRequest>,
     pub invalidations: Invalidations,
     pub recent: RecentChanges,
+    /// The balancer's bandwidth it was told since it registered.
+    pub bandwidth_told: Option<u64>,
     /// Blocks promised in the current and in the previous [`SCHEDULED_ROLL_MS`]; older promises are
     /// forgotten, for their blocks may never be reported.
     scheduled: [u32; 2],
@@ -152,6 +154,7 @@ impl Datanodes {
             node.address = registration;
             node.heartbeat_ms = now_ms;
             node.heartbeat_time_ms = time_ms;
+            node.bandwidth_told = None;
             if !std::mem::replace(&mut node.alive, true) {
                 self.live.push(index);
             }
@@ -476,6 +479,7 @@ impl Node {
             recoveries: VecDeque::new(),
             invalidations: Invalidations::default(),
             recent: RecentChanges::default(),
+            bandwidth_told: None,
             scheduled: [0; 2],
         }
     }

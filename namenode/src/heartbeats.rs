@@ -27,6 +27,8 @@ pub struct HeartbeatReply {
     pub recoveries: Vec<RecoveringBlockProto>,
     pub transfers: Vec<TransferOrder>,
     pub invalidations: Vec<Block>,
+    /// Bytes a second for a balancer's moves, if the datanode does not know yet.
+    pub balancer_bandwidth: Option<u64>,
     /// 0: none.
     pub report_lease: u64,
 }
@@ -85,6 +87,9 @@ impl Replicas {
             self.on_loss();
         }
         let mut reply = self.commands(index);
+        let wanted = self.balancer_bandwidth;
+        let told = std::mem::replace(&mut self.nodes.node_mut(index).bandwidth_told, wanted);
+        reply.balancer_bandwidth = wanted.filter(|_| told != wanted);
         if beat.wants_report_lease {
             reply.report_lease = self.leases.grant(index, self.now_ms, &mut self.rng);
         }

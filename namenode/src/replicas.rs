@@ -48,6 +48,8 @@ pub(crate) struct Replicas {
     pub(crate) time_ms: u64,
     pub(crate) host_lists: HostLists,
     pub(crate) leaving: Leaving,
+    /// Bytes a second that the operator wants of every datanode, if he said so.
+    pub(crate) balancer_bandwidth: Option<u64>,
     /// Blocks reported with stamps beyond the last one given out.
     pub(crate) from_the_future: BTreeSet<BlockId>,
     /// While a report is applied: the datanode from which a balancer moved the replica.
@@ -84,6 +86,7 @@ impl Replicas {
             time_ms: 0,
             host_lists: HostLists::default(),
             leaving: Leaving::default(),
+            balancer_bandwidth: None,
             from_the_future: BTreeSet::new(),
             delete_hint: None,
             waiters: HashMap::default(),

@@ -171,3 +171,17 @@ fn the_replica_that_is_spared_leaves_two_racks() {
         assert!(world.is_good(2, id), "the only replica on its rack");
     }
 }
+
+/// Once each; one that registers anew may have forgotten.
+#[test]
+fn the_balancers_bandwidth_is_told_to_every_datanode() {
+    let world = World::new(2, 3);
+    let told = |number: usize| world.beat(number, false).balancer_bandwidth;
+    assert_eq!(told(0), None);
+    world.manager.set_balancer_bandwidth(1_000);
+    assert_eq!((told(0), told(0), told(1)), (Some(1_000), None, Some(1_000)));
+    world.manager.set_balancer_bandwidth(2_000);
+    assert_eq!((told(0), told(0)), (Some(2_000), None));
+    world.register(0);
+    assert_eq!((told(0), told(1)), (Some(2_000), Some(2_000)));
+}

@@ -208,6 +208,10 @@ settings! {
     DFS_BLOCK_SCANNER_VOLUME_BYTES_PER_SECOND: Bytes,
         "dfs.block.scanner.volume.bytes.per.second" = "1048576",
         "Most that it reads of each volume for that; 0: nothing";
+    DFS_DATANODE_BALANCE_BANDWIDTH_PER_SEC: Bytes,
+        "dfs.datanode.balance.bandwidthPerSec" = "104857600",
+        "Most bytes a second that a balancer's moves take of a datanode, both ways together",
+        was "dfs.balance.bandwidthPerSec";
     DFS_DATANODE_MAX_TRANSFER_THREADS: Integer, "dfs.datanode.max.transfer.threads" = "4096",
         "Most block streams at a time", was "dfs.datanode.max.xcievers";
     DFS_DATANODE_SYNCONCLOSE: Boolean, "dfs.datanode.synconclose" = "false",

@@ -14,6 +14,7 @@
 //   - @concat TARGET SOURCE... concat
 //   - @refreshNodes -          what `hdfs dfsadmin -refreshNodes` calls
 //   - @report KIND             what `hdfs dfsadmin -report` prints of each datanode (ALL, LIVE, ...)
+//   - @setBalancerBandwidth N  bytes a second
 //   - @pread PATH OFFSET N     the N bytes at OFFSET to stdout
 // The reply is "EXIT OUT-BYTES ERR-BYTES\n" and the bytes.
 import java.io.ByteArrayInputStream;
@@ -131,6 +132,9 @@ public class Shell {
         return 0;
       case "@refreshNodes":
         fs.refreshNodes();
+        return 0;
+      case "@setBalancerBandwidth":
+        fs.setBalancerBandwidth(Long.parseLong(a[1]));
         return 0;
       case "@report":
         for (DatanodeInfo datanode : fs.getDataNodeStats(DatanodeReportType.valueOf(a[1]))) {

@@ -166,6 +166,15 @@ pub struct RefreshNodesRequestProto {}
 pub struct RefreshNodesResponseProto {}
 
 #[derive(Clone, PartialEq, Message)]
+pub struct SetBalancerBandwidthRequestProto {
+    #[prost(int64, required, tag = "1")]
+    pub bandwidth: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SetBalancerBandwidthResponseProto {}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct GetFsStatusRequestProto {}
 
 #[derive(Clone, PartialEq, Message)]
