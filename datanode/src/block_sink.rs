@@ -13,23 +13,23 @@
 //! and a slow one, or one that flushes, an ack without delay.
 //!
 //! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
-//! They complete in order. After a failed write nothing more is written or acknowledged, and what is
-//! in the files already is not trusted (`failed_writes`). A disk that does not answer in time is a
-//! failed write as well; its slabs are then the kernel's, not the stream's (`ring::stuck`).
+//! They complete in order, and those that are done together have one write to the meta file. After a
+//! failed write nothing more is written or acknowledged, and what is in the files already is not
+//! trusted (`failed_writes`). A disk that does not answer in time is a failed write as well; its slabs
+//! are then the kernel's, not the stream's (`ring::stuck`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
-use smallvec::SmallVec;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::counters::Counters;
@@ -37,52 +37,18 @@ use crate::error::{DatanodeError, Result};
 use crate::limits::{EAGER_PACKET_BYTES, GATHER_PATIENCE, SLAB_PATIENCE, TURN_BYTES};
 use crate::replica::{OnDisk, Replica};
 use crate::ring::{
-    self, Buffer, BufferMut, Either, File, Recycler, SECTOR_BYTES, SendMessage, Signal, WriteAll,
+    self, Buffer, BufferMut, Either, File, Recycler, SECTOR_BYTES, SendMessage, Signal,
 };
 use crate::transitions::ReplicaWriter;
 use crate::volume::SpacePromise;
+use crate::write_job::{JobWrites, WriteJob, Writes};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
-
-/// Data and checksums of one job, and what is true once it is done.
-struct Job {
-    writes: JobWrites,
-    meta: Vec<(Buffer, u64)>,
-    sync: bool,
-    on_disk: OnDisk,
-    number: u64,
-}
 
 /// A stream's turn on a volume that few may write to at a time.
 struct Turn {
     _permit: OwnedSemaphorePermit,
     left_bytes: u64,
-}
-
-/// Whole sectors and a padded last one, as a rule.
-type JobWrites = SmallVec<[(Buffer, u64); 2]>;
-
-/// The writes of a job, under way side by side.
-struct Writes {
-    begun: Instant,
-    writes: SmallVec<[WriteAll; 2]>,
-    done: usize,
-    outcome: io::Result<()>,
-}
-
-impl Future for Writes {
-    type Output = io::Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.done < self.writes.len() {
-            let next = self.done;
-            if let Err(error) = ready!(Pin::new(&mut self.writes[next]).poll(context)) {
-                self.outcome = Err(error);
-            }
-            self.done += 1;
-        }
-        Poll::Ready(std::mem::replace(&mut self.outcome, Ok(())))
-    }
 }
 
 pub struct BlockSink {
@@ -138,7 +104,7 @@ struct State {
     sectors: Recycler,
     checksum: DataChecksum,
     last_chunk_checksum: Option<u32>,
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<WriteJob>,
     next_job: u64,
     file_len: u64,
     allocate_to: u64,
@@ -341,7 +307,7 @@ impl BlockSink {
     /// Carries jobs out until the sink is closed or a write fails; no write is in flight afterwards but
     /// those that were given up.
     pub async fn run(&self) -> Result<()> {
-        let mut in_flight: VecDeque<(Job, Writes)> = VecDeque::new();
+        let mut in_flight: VecDeque<(WriteJob, Writes)> = VecDeque::new();
         let mut failure = None;
         let mut turn = None;
         loop {
@@ -368,18 +334,46 @@ impl BlockSink {
             let Either::First(written) = ring::race(writes, self.work.changed()).await else {
                 continue;
             };
-            let (job, writes) = in_flight.pop_front().expect("its front has just completed");
+            let (mut job, writes) = in_flight.pop_front().expect("its front has just completed");
             if failure.is_none() {
                 let done = match written {
-                    Ok(()) => self.finish(job).await,
+                    Ok(()) => {
+                        let joined = self.join_done(&mut job, &mut in_flight).await;
+                        self.finish(job).await.and(joined)
+                    }
                     Err(error) => Err(error),
                 };
                 failure = done.err().map(|error| self.failed(error));
             }
-            let time = ring::now().saturating_duration_since(writes.begun);
-            if self.replica.volume().health().write_ends(time) {
-                self.counters.slow_writes.add(1);
-            }
+            self.note_end(&writes);
+        }
+    }
+
+    /// Adds to a job those behind it whose data is written as well, up to the first that failed: one
+    /// write to the meta file does for all.
+    async fn join_done(
+        &self,
+        job: &mut WriteJob,
+        in_flight: &mut VecDeque<(WriteJob, Writes)>,
+    ) -> io::Result<()> {
+        while let Some((next, writes)) = in_flight.front_mut()
+            && job.can_take(next)
+        {
+            let look =
+                |context: &mut Context<'_>| Poll::Ready(Pin::new(&mut *writes).poll(context));
+            let Poll::Ready(written) = poll_fn(look).await else { break };
+            let (next, writes) = in_flight.pop_front().expect("its front has just completed");
+            self.note_end(&writes);
+            written?;
+            self.state.borrow_mut().spare_meta.push(job.take(next));
+        }
+        Ok(())
+    }
+
+    fn note_end(&self, writes: &Writes) {
+        let time = ring::now().saturating_duration_since(writes.begun);
+        if self.replica.volume().health().write_ends(time) {
+            self.counters.slow_writes.add(1);
         }
     }
 
@@ -396,7 +390,7 @@ impl BlockSink {
 
     async fn start_jobs(
         &self,
-        in_flight: &mut VecDeque<(Job, Writes)>,
+        in_flight: &mut VecDeque<(WriteJob, Writes)>,
         turn: &mut Option<Turn>,
     ) -> io::Result<()> {
         let takes_turns = self.replica.volume().turns().is_some();
@@ -416,12 +410,11 @@ impl BlockSink {
             let writes = writes
                 .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset))
                 .collect();
-            in_flight
-                .push_back((job, Writes { begun: ring::now(), writes, done: 0, outcome: Ok(()) }));
+            in_flight.push_back((job, Writes::new(writes)));
         }
     }
 
-    fn next_job(&self, in_flight: &VecDeque<(Job, Writes)>) -> Option<Job> {
+    fn next_job(&self, in_flight: &VecDeque<(WriteJob, Writes)>) -> Option<WriteJob> {
         let mut state = self.state.borrow_mut();
         let is_idle = state.jobs.is_empty() && in_flight.is_empty();
         if is_idle && self.receiver_waits.get() && state.is_flush_due() {
@@ -441,7 +434,7 @@ impl BlockSink {
 
     /// Allocates the whole block at once when it outgrows its first slab: writes that extend a file
     /// one by one are slower. That there is no room is for the write itself to say.
-    async fn reach(&self, job: &Job) -> io::Result<()> {
+    async fn reach(&self, job: &WriteJob) -> io::Result<()> {
         let Some((last, at)) = job.writes.last() else { return Ok(()) };
         let end = at + last.len() as u64;
         let allocate_to = {
@@ -465,7 +458,7 @@ impl BlockSink {
         Ok(())
     }
 
-    async fn finish(&self, mut job: Job) -> io::Result<()> {
+    async fn finish(&self, mut job: WriteJob) -> io::Result<()> {
         let mut message = self.meta_message.take().unwrap_or_else(SendMessage::new);
         let mut at = job.meta.first().map_or(0, |(_, offset)| *offset);
         let from = at;
@@ -645,7 +638,7 @@ impl State {
             let meta = self.split_checksums(META_HEADER_BYTES as u64 + whole_chunks * 4);
             (meta, OnDisk { len: whole_chunks * chunk_len, last_chunk_checksum: None })
         };
-        self.jobs.push_back(Job { writes, meta, sync, on_disk, number: self.next_job });
+        self.jobs.push_back(WriteJob { writes, meta, sync, on_disk, number: self.next_job });
         self.next_job += 1;
         self.submitted_end = end;
         self.gathers_since = (end < self.end).then(ring::now);

@@ -78,6 +78,7 @@ pub mod volume_profile;
 mod volume_watch;
 #[cfg(test)]
 mod volumes_tests;
+mod write_job;
 pub mod write_pipeline;
 #[cfg(test)]
 mod zero_copy_tests;
