@@ -289,12 +289,15 @@ impl Cluster {
             let state = &mut *state;
             let machine = &self.datanodes[number].machine;
             if let Some(disk) = state.disks.get_mut(machine) {
-                let (sectors, names) = disk.lose_power(&mut state.rng).expect("files in memory");
-                if sectors > 0 {
-                    state.fault("disk: unsynced sectors lost");
-                }
-                if names > 0 {
-                    state.fault("disk: unsynced names lost");
+                let lost = disk.lose_power(&mut state.rng).expect("files in memory");
+                for (kind, count) in [
+                    ("disk: unsynced sectors lost", lost.sectors),
+                    ("disk: torn sector", lost.torn),
+                    ("disk: unsynced names lost", lost.names),
+                ] {
+                    if count > 0 {
+                        state.fault(kind);
+                    }
                 }
             }
         }

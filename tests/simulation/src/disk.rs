@@ -18,6 +18,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 const SECTOR: u64 = 512;
+/// Sectors of a 4 KiB one.
+const PAGE_SECTORS: u64 = 8;
 
 #[derive(Debug, Default)]
 pub struct Disk {
@@ -38,6 +40,18 @@ pub struct Failures {
     pub write: bool,
     pub sync: bool,
     pub full: bool,
+    /// Everything takes seconds.
+    pub stalls: bool,
+}
+
+/// What a loss of power took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lost {
+    /// Of 512 bytes.
+    pub sectors: usize,
+    /// Of 4 KiB, of which a part was lost and another was not.
+    pub torn: usize,
+    pub names: usize,
 }
 
 #[derive(Debug)]
@@ -220,21 +234,21 @@ impl Disk {
         Ok(())
     }
 
-    /// The host loses power: returns how many sectors and names went back to what they were.
-    pub fn lose_power(&mut self, rng: &mut StdRng) -> io::Result<(usize, usize)> {
-        let mut sectors = 0;
+    /// The host loses power.
+    pub fn lose_power(&mut self, rng: &mut StdRng) -> io::Result<Lost> {
+        let mut lost = Lost::default();
         let mut files: Vec<&mut FileModel> = self.files.values_mut().collect();
         files.sort_by_key(|file| file.number);
         for file in files {
-            sectors += file.lose_power(rng)?;
+            file.lose_power(rng, &mut lost)?;
         }
         let kept = rng.random_range(self.forced..=self.journal.len());
-        let names = self.journal.len() - kept;
+        lost.names = self.journal.len() - kept;
         for change in self.journal.drain(kept..).rev() {
             change.undo()?;
         }
         self.forget();
-        Ok((sectors, names))
+        Ok(lost)
     }
 
     /// What is there now has always been there: at a start, and when names have no past.
@@ -283,23 +297,25 @@ impl FileModel {
         Ok(())
     }
 
-    fn lose_power(&mut self, rng: &mut StdRng) -> io::Result<usize> {
+    fn lose_power(&mut self, rng: &mut StdRng, all: &mut Lost) -> io::Result<()> {
         let mut now = read_all(&self.handle)?;
-        let mut lost = 0;
         if self.len_is_dirty && rng.random_bool(0.5) {
             // What a truncation took away, and nobody wrote again, comes back as it was.
             let cut = now.len().min(self.durable.len());
             now.truncate(cut);
             now.extend_from_slice(&self.durable[cut..]);
-            lost += 1;
+            all.sectors += 1;
         }
-        for sector in self.dirty.iter().filter(|_| rng.random_bool(0.5)) {
-            copy_sector(&self.durable, &mut now, *sector);
-            lost += 1;
-        }
+        let lost: Vec<u64> = self.dirty.iter().copied().filter(|_| rng.random_bool(0.5)).collect();
+        lost.iter().for_each(|sector| copy_sector(&self.durable, &mut now, *sector));
+        all.sectors += lost.len();
+        let pages: BTreeSet<u64> = lost.iter().map(|sector| sector / PAGE_SECTORS).collect();
+        let is_kept = |sector: &u64| self.dirty.contains(sector) && !lost.contains(sector);
+        let is_torn =
+            |page: &u64| (page * PAGE_SECTORS..(page + 1) * PAGE_SECTORS).any(|s| is_kept(&s));
+        all.torn += pages.iter().filter(|page| is_torn(page)).count();
         self.handle.set_len(now.len() as u64)?;
-        self.handle.write_all_at(&now, 0)?;
-        Ok(lost)
+        self.handle.write_all_at(&now, 0)
     }
 }
 

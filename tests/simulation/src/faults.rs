@@ -10,6 +10,39 @@ use crate::workload::Promise;
 
 /// Seeds from here on live busier lives.
 pub const BUSY_FROM: u64 = 1_000;
+/// Seeds from here on meet resets in the middle of packets and disks that stall as well.
+pub const MORE_FROM: u64 = 10_000;
+
+/// What must have happened somewhere in the seeds of the tests.
+pub const KINDS: &[&str] = &[
+    "client: died",
+    "datanode: killed",
+    "datanode: killed in a packet",
+    "datanode: power lost",
+    "disk: EIO",
+    "disk: ENOSPC",
+    "disk: latency",
+    "disk: stall",
+    "disk: torn sector",
+    "disk: unsynced names lost",
+    "disk: unsynced sectors lost",
+    "namenode: died at its start",
+    "namenode: died in a commit",
+    "namenode: killed",
+    "namenode: power lost",
+    "network: call held back",
+    "network: delay",
+    "network: half-open",
+    "network: held back",
+    "network: no answer to a connect",
+    "network: one connection overtakes another",
+    "network: partition",
+    "network: reset",
+    "network: reset in a packet",
+    "rpc: reply lost",
+    "rpc: request late",
+    "rpc: request lost",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -53,6 +86,10 @@ pub enum Fault {
     },
     Heal,
     Reset,
+    /// The connection that this many more parcels of data arrive before.
+    ResetInPacket {
+        parcels: u64,
+    },
     FailDisk {
         number: usize,
         fails: Failures,
@@ -105,8 +142,27 @@ impl Plan {
                 plan.faults.push((at, Fault::EndAll { power: false, down }));
             }
         }
+        if seed >= MORE_FROM {
+            plan.add_more(rng, span_ms);
+        }
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    fn add_more(&mut self, rng: &mut StdRng, span_ms: u64) {
+        for _ in 0..rng.random_range(0..6) {
+            let at = Duration::from_millis(rng.random_range(0..span_ms));
+            self.faults.push((at, Fault::ResetInPacket { parcels: rng.random_range(0..40) }));
+        }
+        // A disk that fails does so alone.
+        if self.kind != Kind::Disk && rng.random_bool(0.3) {
+            let number = rng.random_range(0..self.datanodes);
+            let at = Duration::from_millis(rng.random_range(0..span_ms));
+            let stalls = Failures { stalls: true, ..Failures::default() };
+            self.faults.push((at, Fault::FailDisk { number, fails: stalls }));
+            let end = at + Duration::from_millis(rng.random_range(1_000..30_000));
+            self.faults.push((end, Fault::MendDisk { number }));
+        }
     }
 
     pub fn promise(&self) -> Promise {
@@ -133,7 +189,7 @@ impl Plan {
             // With a failing disk, all others stay: what one has, and the disk loses, must be elsewhere.
             0..=3 if self.kind == Kind::Disk => {
                 let fails = match rng.random_range(0..4) {
-                    0 => Failures { read: true, write: true, sync: true, full: false },
+                    0 => Failures { read: true, write: true, sync: true, ..Failures::default() },
                     1 => Failures { write: true, ..Failures::default() },
                     2 => Failures { sync: true, ..Failures::default() },
                     _ => Failures { full: true, ..Failures::default() },

@@ -58,8 +58,15 @@ impl HostKernel {
     ) {
         let mut state = self.world.state();
         let slow = state.chance(0.02);
-        let latency = state.millis(if slow { 5..60 } else { 0..4 });
+        let mut latency = state.millis(if slow { 5..60 } else { 0..4 });
         let host = self.host.clone();
+        if slow {
+            state.count("disk: latency");
+        }
+        if state.disks.get(machine(&host)).is_some_and(|disk| disk.fails.stalls) {
+            latency += state.millis(500..9_000);
+            state.fault("disk: stall");
+        }
         let operation = Box::new(operate);
         let id = (self.host.clone(), token);
         state.disks.entry(machine(&host).to_owned()).or_default();

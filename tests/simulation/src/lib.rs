@@ -359,6 +359,7 @@ async fn strike(cluster: &mut Cluster, fault: &Fault, returns: &mut Vec<(Instant
         }
         Fault::Heal => world.state().heal(),
         Fault::Reset => world.state().reset_some(),
+        Fault::ResetInPacket { parcels } => world.state().network.reset_in = Some(*parcels),
         Fault::FailDisk { number, fails } => {
             let machine = cluster.datanodes[*number].machine.clone();
             world.state().disks.entry(machine).or_default().fails = *fails;

@@ -39,6 +39,11 @@ pub struct Network {
     pub addresses: BTreeMap<Host, SocketAddr>,
     pub disk_operations: BTreeMap<OperationId, (String, DiskOperation)>,
     next_port: u16,
+    posted: u64,
+    /// The last posted of the parcels that have arrived.
+    last_arrived: u64,
+    /// Parcels left until one arrives by half, and its connection is reset.
+    pub reset_in: Option<u64>,
     /// Parcels left, and for how long the datanode that the last one reaches is then down.
     pub ambush: Option<(u64, std::time::Duration)>,
     pub ambushed: Option<(Host, std::time::Duration)>,
@@ -443,7 +448,19 @@ impl State {
         }
         let at = (Instant::now() + delay).max(end.last_arrival);
         end.last_arrival = at;
-        self.schedule_at(at, move |state| state.arrive(to, parcel));
+        if slow {
+            self.count("network: delay");
+        }
+        self.network.posted += 1;
+        let number = self.network.posted;
+        self.schedule_at(at, move |state| {
+            // On one connection they never do.
+            if number < state.network.last_arrived {
+                state.count("network: one connection overtakes another");
+            }
+            state.network.last_arrived = state.network.last_arrived.max(number);
+            state.arrive(to, parcel);
+        });
     }
 
     fn arrive(&mut self, to: EndId, parcel: Parcel) {
@@ -466,7 +483,23 @@ impl State {
                 self.network.ambushed = Some((machine(&receiver).to_owned(), down));
             }
         }
-        self.take_in(to, parcel);
+        match (parcel, self.network.reset_in) {
+            (Parcel::Bytes(mut bytes), Some(left)) if bytes.len() > 1 => {
+                self.network.reset_in = left.checked_sub(1);
+                if left > 0 {
+                    return self.take_in(to, Parcel::Bytes(bytes));
+                }
+                let half = bytes.len() / 2;
+                if let Some(end) = self.network.end(to) {
+                    end.on_the_way -= bytes.len() - half;
+                }
+                bytes.truncate(half);
+                self.take_in(to, Parcel::Bytes(bytes));
+                self.fault("network: reset in a packet");
+                self.reset(to.0);
+            }
+            (parcel, _) => self.take_in(to, parcel),
+        }
     }
 
     fn take_in(&mut self, to: EndId, parcel: Parcel) {
@@ -503,7 +536,7 @@ impl State {
         self.post(id, if unread { Parcel::Reset } else { Parcel::End });
     }
 
-    /// Ends a connection between two hosts in the middle of what it carries.
+    /// Ends a connection between two hosts, with what it carries.
     pub fn reset_some(&mut self) {
         let open: Vec<u64> = self
             .network
@@ -518,10 +551,11 @@ impl State {
             return;
         }
         let id = open[self.rng.random_range(0..open.len())];
-        let is_mid_packet = [0, 1]
-            .iter()
-            .any(|side| self.network.end(EndId(id, *side)).is_some_and(|end| end.on_the_way > 0));
-        self.fault(if is_mid_packet { "network: reset in a packet" } else { "network: reset" });
+        self.fault("network: reset");
+        self.reset(id);
+    }
+
+    fn reset(&mut self, id: u64) {
         for side in [0, 1] {
             let lost = EndId(id, side);
             if let Some(end) = self.network.end(lost) {

@@ -142,9 +142,14 @@ impl State {
         Duration::from_millis(self.rng.random_range(range))
     }
 
+    /// Counts a fault that is no event of its own, and too frequent for the log.
+    pub fn count(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
     /// Counts a fault of this kind that took effect.
     pub fn fault(&mut self, kind: &'static str) {
-        *self.faults.entry(kind).or_default() += 1;
+        self.count(kind);
         self.trace(|| format!("fault: {kind}"));
     }
 

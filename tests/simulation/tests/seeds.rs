@@ -1,8 +1,12 @@
 //! Seeds of the simulation for every run of the tests. `tests/campaign` goes looking for others.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use ringfs_protocol::collections::HashSet;
 use ringfs_protocol::simulation;
-use ringfs_simulation::{Options, run};
+use ringfs_simulation::{Options, faults, run};
 
 fn holds(seed: u64) {
     let report = run(seed, Options::default());
@@ -23,6 +27,34 @@ fn a_seed_does_the_same_again() {
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
         assert!(one.log.len() > 1_000, "seed {seed} has lived");
+    }
+}
+
+/// Calm seeds, busy ones, and such that meet every fault: two minutes on two cores.
+#[test]
+fn seeds_in_turn_lose_nothing() {
+    let seeds: Vec<u64> = (200..280).chain(1_200..1_240).chain(20_000..20_080).collect();
+    let next = AtomicUsize::new(0);
+    let faults = Mutex::new(BTreeMap::<&str, u64>::new());
+    let live = || {
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let report = run(*seed, Options::default());
+            assert!(report.violations.is_empty(), "seed {seed}: {:#?}", report.violations);
+            let mut all = faults.lock().expect("nobody panics with it");
+            for (kind, times) in report.faults {
+                *all.entry(kind).or_default() += times;
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(live);
+        }
+    });
+    let faults = faults.into_inner().expect("nobody panics with it");
+    for kind in faults::KINDS {
+        assert!(faults.contains_key(kind), "in all these seeds there was never \"{kind}\"");
     }
 }
 
