@@ -261,6 +261,17 @@ impl BlockManager {
         expected.iter().map(|storage| replicas.nodes.target(*storage)).collect()
     }
 
+    /// Notes that the writer of a block under construction was given a new generation stamp.
+    pub fn offer_stamp(&self, id: BlockId, stamp: GenerationStamp) {
+        self.lock().open_mut(id).offered_stamp = Some(stamp);
+    }
+
+    /// The newest generation stamp given to a block's writer since the block was opened, or since the
+    /// namenode started.
+    pub fn offered_stamp(&self, id: BlockId) -> Option<GenerationStamp> {
+        self.lock().offered_stamp(id)
+    }
+
     /// Live finalized replicas with the generation stamp and length of `block`.
     pub fn finalized_replicas(&self, block: &Block) -> usize {
         self.lock().finalized(block)

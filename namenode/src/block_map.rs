@@ -36,6 +36,8 @@ pub(crate) struct Open {
     pub replicas: SmallVec<[OpenReplica; 3]>,
     /// Datanodes that were asked to recover it.
     pub recovery_tried: SmallVec<[NodeIndex; 2]>,
+    /// The newest that its writer was given: replicas bear it, though the block may not yet.
+    pub offered_stamp: Option<GenerationStamp>,
 }
 
 #[derive(Clone, Copy, Debug)]

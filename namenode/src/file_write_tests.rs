@@ -304,6 +304,35 @@ async fn append_reopens_the_last_block() {
     assert!(matches!(fixture.append(&root, "/no", HOLDER).await, Err(E::FileNotFound(_))));
 }
 
+/// A `complete` that lost its connection, was repeated, and came in the end: the writer had its file
+/// closed and opened again meanwhile, and its replicas bear a new stamp already.
+#[tokio::test]
+async fn a_late_complete_does_not_close_a_block_whose_writer_has_a_newer_stamp() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1", "dn2"]);
+    let root = fixture.superuser().await;
+    let ns = &fixture.namesystem;
+    fixture.write(&root, "/f", &[10]).await;
+    let located = fixture.append(&root, "/f", HOLDER).await.unwrap().unwrap();
+    let stamped = ns.update_block_for_pipeline(located.b.clone(), HOLDER.to_owned()).await.unwrap();
+
+    let late = ns.complete(claim("/f"), Some(located.b.clone())).await.unwrap_err();
+    assert!(late.to_string().starts_with("Commit block with mismatching GS."), "{late}");
+
+    let update = UpdatePipelineRequestProto {
+        client_name: HOLDER.to_owned(),
+        old_block: located.b,
+        new_block: stamped.b.clone(),
+        new_nodes: vec![DatanodeIDProto { datanode_uuid: "dn1".to_owned(), ..Default::default() }],
+        storage_ids: vec!["DS-dn1".to_owned()],
+    };
+    ns.update_pipeline(&root, update).await.unwrap();
+    let longer = written(&stamped, 30);
+    fixture.report("dn1", block_of(&longer));
+    assert!(ns.complete(claim("/f"), Some(longer)).await.unwrap());
+    assert_eq!(fixture.length(&root, "/f"), 30);
+}
+
 #[tokio::test]
 async fn additional_datanodes_join_the_ones_that_are_left() {
     let fixture = Fixture::new();

@@ -94,6 +94,14 @@ impl Namesystem {
                 block.block()
             )));
         }
+        if let Some(offered) = self.blocks.offered_stamp(block.id)
+            && commit.generation_stamp < offered
+        {
+            return Err(NamenodeError::Io(format!(
+                "Commit block with mismatching GS. Its writer has {}, client submits {commit}",
+                offered.0
+            )));
+        }
         if block.phase() == BlockPhase::Committed {
             return self.settle(update, &mut block).map(|_| ());
         }

@@ -1,11 +1,13 @@
 //! A writer's pipeline after a failure: a new generation stamp for the block, then its new members.
 //!
-//! `updateBlockForPipeline` only gives out a stamp; nothing changes until `updatePipeline`. Replicas
-//! that datanodes report with an older stamp afterwards were left behind by the failure.
+//! `updateBlockForPipeline` only gives out a stamp; nothing changes until `updatePipeline`, except that
+//! the block cannot be committed under an older one any more: who asks for that is a former session's
+//! call that was lost and comes late. Replicas that datanodes report with an older stamp afterwards
+//! were left behind by the failure.
 
 use std::sync::Arc;
 
-use ringfs_protocol::block::ExtendedBlock;
+use ringfs_protocol::block::{BlockId, ExtendedBlock};
 use ringfs_protocol::messages::{
     ExtendedBlockProto, LocatedBlockProto, UpdatePipelineRequestProto, UpdatePipelineResponseProto,
 };
@@ -33,8 +35,10 @@ impl Namesystem {
         let stamped = self
             .change(what, move |namesystem, update| {
                 namesystem.block_under_construction(update, &block, &holder)?;
-                let generation_stamp = update.next_generation_stamp()?.0;
-                Ok(ExtendedBlockProto { generation_stamp, ..block })
+                let stamp = update.next_generation_stamp()?;
+                let (blocks, id) = (namesystem.blocks.clone(), BlockId(block.block_id));
+                update.after_commit(move || blocks.offer_stamp(id, stamp));
+                Ok(ExtendedBlockProto { generation_stamp: stamp.0, ..block })
             })
             .await?;
         Ok(LocatedBlockProto { b: stamped, offset: NO_OFFSET, ..LocatedBlockProto::default() })

@@ -355,6 +355,10 @@ impl Replicas {
         storages.iter().copied().filter(|storage| self.nodes.is_usable(*storage))
     }
 
+    pub fn offered_stamp(&self, id: BlockId) -> Option<GenerationStamp> {
+        self.map.open.get(&id).and_then(|open| open.offered_stamp)
+    }
+
     pub fn open_mut(&mut self, id: BlockId) -> &mut Open {
         if self.map.settled.contains_key(&id) {
             self.reopen(id);
