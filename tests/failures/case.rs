@@ -105,21 +105,15 @@ impl Case {
         match self.kind {
             Kind::Ours | Kind::Java => survivors > 0 || self.stage.is_without_pipeline(),
             // It takes no other block when a pipeline cannot be set up, so that it fails once it
-            // begins one, and does not repeat a lost call to the namenode.
+            // begins one, and does not repeat a lost call to the namenode. Of a recovered pipeline
+            // it does not read which datanode was bad (`setup_pipeline` in its block writer), and
+            // drops the first: the survivor of two others.
             Kind::HdfsNative => {
                 survivors > 0
-                    && self.victim != Victim::Namenode
                     && self.stage == Stage::Closing
-                    && !self.is_silent_twice()
+                    && !matches!(self.victim, Victim::Namenode | Victim::Two)
             }
         }
-    }
-
-    /// A recovered pipeline hdfs-native sets up once, and gives its first datanode no more time to answer
-    /// than that one gives the next (`setup_pipeline` in its block writer): it ends before it is told of a
-    /// second silent datanode.
-    fn is_silent_twice(&self) -> bool {
-        self.blow == Blow::Stop && self.victim == Victim::Two
     }
 
     /// hdfs-native waits so long for an ack, whatever is configured (`ACK_READ_TIMEOUT` in its block
