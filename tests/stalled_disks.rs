@@ -117,11 +117,8 @@ fn many_stuck_operations_hold_up_no_other_volume() {
     let mut writers: Vec<_> =
         (0..16 * cores).map(|i| work.create_with(&format!("/stuck{i}"), 1)).collect();
     library.run(async |_| {
-        for writer in &mut writers {
-            writer.write_slice(&work.bytes[..1000]).await.unwrap();
-            writer.hflush().await.unwrap();
-        }
         sick.set(Fault::Stalling);
+        // Their blocks' files are to be created, which the workers do.
         for writer in &mut writers {
             writer.write_slice(&work.bytes[..1000]).await.unwrap();
             // The flush is not waited for: it comes when the disk does.
