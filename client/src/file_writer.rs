@@ -124,8 +124,10 @@ impl FileWriter {
 
     /// Sends the rest, waits for its acks and closes the file at the namenode.
     pub async fn close(mut self) -> Result<(), ClientError> {
-        while let Some(packet) = self.packetizer.finish() {
-            self.send(vec![packet]).await?;
+        // Together: the block's last packet may leave with its data.
+        let packets: Vec<_> = std::iter::from_fn(|| self.packetizer.finish()).collect();
+        if !packets.is_empty() {
+            self.send(packets).await?;
         }
         let (done, finished) = oneshot::channel();
         let seqno = self.packetizer.last_seqno();

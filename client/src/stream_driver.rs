@@ -22,7 +22,7 @@ use crate::datanode_stream::DatanodeConnector;
 use crate::limits::COMMANDS_QUEUED_MAX;
 use crate::namenode::{Namenode, OpenFile};
 use crate::packetizer::Packet;
-use crate::streamer::{Action, Event, PipelineNode, Streamer};
+use crate::streamer::{Action, Event, OpenedPipeline, PipelineNode, Streamer};
 use crate::write_pipeline::{WriteOptions, WritePipeline, transfer_replica};
 
 /// What the writer asks of its driver.
@@ -197,7 +197,11 @@ impl StreamDriver {
             }
             Action::OpenPipeline(setup) => {
                 let opened = WritePipeline::open(&self.connector, &self.options, &setup).await;
-                Some(Event::PipelineOpened(opened.map(|pipeline| self.pipeline = Some(pipeline))))
+                Some(Event::PipelineOpened(opened.map(|pipeline| {
+                    let reopens_finalized = pipeline.reopens_finalized;
+                    self.pipeline = Some(pipeline);
+                    OpenedPipeline { reopens_finalized }
+                })))
             }
             Action::AllocateBlock { previous, excluded } => {
                 let favored = &self.favored_nodes;

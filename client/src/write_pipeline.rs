@@ -33,6 +33,7 @@ pub(crate) struct WriteOptions {
 #[derive(Debug)]
 pub(crate) struct WritePipeline {
     stream: DatanodeStream,
+    pub reopens_finalized: bool,
     outgoing: VecDeque<Bytes>,
 }
 
@@ -54,7 +55,8 @@ impl WritePipeline {
             bad_link: response.first_bad_link.clone().filter(|link| !link.is_empty()),
             why: error.to_string(),
         })?;
-        Ok(Self { stream, outgoing: VecDeque::new() })
+        let reopens_finalized = response.reopens_finalized();
+        Ok(Self { stream, reopens_finalized, outgoing: VecDeque::new() })
     }
 
     pub fn push(&mut self, packet: Packet) {

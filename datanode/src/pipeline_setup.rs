@@ -56,7 +56,21 @@ impl Role {
 }
 
 /// What [`set_up_mirror`] finds.
-pub type MirrorSetup = (Option<Rc<Mirror>>, Status, String);
+pub struct MirrorSetup {
+    pub mirror: Option<Rc<Mirror>>,
+    pub status: Status,
+    /// As clients compare it byte for byte, `ip:port` of the datanode that failed.
+    pub bad_link: String,
+    /// Whether all datanodes from the mirror on say that they reopen finalized replicas.
+    pub reopens_finalized: bool,
+}
+
+impl MirrorSetup {
+    fn without(status: Status, bad_link: String) -> Self {
+        let reopens_finalized = status == Status::Success;
+        Self { mirror: None, status, bad_link, reopens_finalized }
+    }
+}
 
 /// Opens the replica here and connects the next datanode. For a new block both at once, so that a
 /// pipeline's set-up takes as long as its slowest datanode, not as all together; what a refusal here
@@ -72,7 +86,7 @@ pub async fn set_up(
     }
     match open(server, request, role).await {
         Ok(writer) => (Ok(writer), set_up_mirror(server, request, role).await),
-        Err(error) => (Err(error), (None, Status::Error, String::new())),
+        Err(error) => (Err(error), MirrorSetup::without(Status::Error, String::new())),
     }
 }
 
@@ -117,30 +131,31 @@ async fn open(
     Ok(Some(writer))
 }
 
-/// Connects the next datanode, if there is one: the mirror, the pipeline's status and, as clients
-/// compare it byte for byte, `ip:port` of the datanode that failed.
+/// Connects the next datanode, if there is one.
 async fn set_up_mirror(
     server: &TransferServer,
     request: &OpWriteBlockProto,
     role: Role,
 ) -> MirrorSetup {
     let Some(target) = request.targets.first() else {
-        return (None, Status::Success, String::new());
+        return MirrorSetup::without(Status::Success, String::new());
     };
     let name = peer::name(&target.id);
     let patience = server.socket_timeout + server.timeout_per_target * request.targets.len() as u32;
     match connect_mirror(target, request, role, patience).await {
         Ok((connection, reply)) => {
             let status = reply.as_ref().map_or(Status::Success, BlockOpResponseProto::status);
+            let reopens_finalized = reply.as_ref().is_some_and(|reply| reply.reopens_finalized());
             let bad_link = reply.and_then(|reply| reply.first_bad_link).unwrap_or_default();
-            (Some(Mirror::new(connection, patience)), status, bad_link)
+            let mirror = Some(Mirror::new(connection, patience));
+            MirrorSetup { mirror, status, bad_link, reopens_finalized }
         }
         Err(error) => {
             server.counters.mirror_errors.add(1);
             warn!(%error, target = name, "mirror cannot be set up");
             // A replication goes on for the sake of this node's own replica.
             let status = if role == Role::Replication { Status::Success } else { Status::Error };
-            (None, status, name)
+            MirrorSetup::without(status, name)
         }
     }
 }
@@ -177,13 +192,26 @@ fn take_first<T>(items: &mut Vec<T>) -> Option<T> {
 }
 
 pub fn setup_reply(status: Status, first_bad_link: String, message: Option<String>) -> BytesMut {
-    let reply = BlockOpResponseProto {
+    encode(&BlockOpResponseProto {
         status: status as i32,
         first_bad_link: Some(first_bad_link),
         message,
         ..Default::default()
-    };
+    })
+}
+
+/// The reply of a pipeline that is set up.
+pub fn success_reply(reopens_finalized: bool) -> BytesMut {
+    encode(&BlockOpResponseProto {
+        status: Status::Success as i32,
+        first_bad_link: Some(String::new()),
+        reopens_finalized: reopens_finalized.then_some(true),
+        ..Default::default()
+    })
+}
+
+fn encode(reply: &BlockOpResponseProto) -> BytesMut {
     let mut bytes = BytesMut::new();
-    encode_delimited(&reply, &mut bytes);
+    encode_delimited(reply, &mut bytes);
     bytes
 }

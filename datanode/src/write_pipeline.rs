@@ -48,7 +48,7 @@ use crate::limits::{
 use crate::mirror::Mirror;
 use crate::packet_receiver::{Packet, PacketReceiver};
 use crate::pipeline_acks::Awaiting;
-use crate::pipeline_setup::{Role, set_up, setup_reply};
+use crate::pipeline_setup::{MirrorSetup, Role, set_up, setup_reply, success_reply};
 use crate::replica::Replica;
 use crate::ring::{self, BufferMut, Either, ReceiveMessage, SECTOR_BYTES, SLAB_BYTES, SlabShare};
 use crate::server::TransferServer;
@@ -61,7 +61,8 @@ pub async fn serve(
     request: OpWriteBlockProto,
 ) -> Result<()> {
     let role = Role::of(&request)?;
-    let (writer, (mirror, status, bad_link)) = set_up(server, &request, role).await;
+    let (writer, setup) = set_up(server, &request, role).await;
+    let MirrorSetup { mirror, status, bad_link, reopens_finalized } = setup;
     let writer = match writer {
         Ok(writer) => writer,
         Err(error) => {
@@ -72,8 +73,13 @@ pub async fn serve(
         }
     };
     if role.has_setup_reply() {
-        let message = (status != Status::Success).then(|| format!("no pipeline to {bad_link}"));
-        let replied = connection.send(setup_reply(status, bad_link, message)).await;
+        let reply = if status == Status::Success {
+            success_reply(reopens_finalized)
+        } else {
+            let message = format!("no pipeline to {bad_link}");
+            setup_reply(status, bad_link, Some(message))
+        };
+        let replied = connection.send(reply).await;
         if status != Status::Success || replied.is_err() {
             if let Some(writer) = writer {
                 server.dataset.abandon(writer).await?;

@@ -103,6 +103,16 @@ pub(crate) struct SetupFailure {
     pub why: String,
 }
 
+/// What the datanodes of a pipeline can do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OpenedPipeline {
+    /// A replica that the block's last packet has finalized can be written to again: so that packet
+    /// is sent right behind the others. Should the pipeline break then, all that is unacknowledged is
+    /// sent once more. Apache's datanodes cannot, and get the last packet when all else is
+    /// acknowledged, as Hadoop's client does it.
+    pub reopens_finalized: bool,
+}
+
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A packet of the writer, in order of sequence numbers.
@@ -110,7 +120,7 @@ pub(crate) enum Event {
     /// The writer flushed: what is acknowledged is promised to readers.
     Flushed,
     BlockAllocated(Result<LocatedBlockProto, ClientError>),
-    PipelineOpened(Result<(), SetupFailure>),
+    PipelineOpened(Result<OpenedPipeline, SetupFailure>),
     Acknowledged(PipelineAck),
     /// The connection to the first datanode broke.
     PipelineLost(String),
@@ -159,6 +169,7 @@ pub(crate) enum Action {
 pub(crate) struct Streamer {
     rules: StreamerRules,
     state: State,
+    pipeline: OpenedPipeline,
     data_queue: VecDeque<Packet>,
     ack_queue: VecDeque<Packet>,
     block: Option<OpenBlock>,
@@ -184,7 +195,8 @@ enum State {
         attempt: u32,
     },
     Streaming,
-    /// The block's last packet is unacknowledged, and nothing else is.
+    /// The block's last packet is sent. Where the datanodes reopen finalized replicas, packets before
+    /// it may be unacknowledged too.
     Closing,
     Recovering(Recovery),
     Failed,
@@ -217,6 +229,7 @@ impl Streamer {
         Self {
             rules,
             state: State::Idle,
+            pipeline: OpenedPipeline::default(),
             data_queue: VecDeque::new(),
             ack_queue: VecDeque::new(),
             block,
@@ -318,9 +331,12 @@ impl Streamer {
         self.state = State::Creating { attempt };
     }
 
-    fn pipeline_opened(&mut self, now_ms: u64, opened: Result<(), SetupFailure>) {
+    fn pipeline_opened(&mut self, now_ms: u64, opened: Result<OpenedPipeline, SetupFailure>) {
         match (&self.state, opened) {
-            (State::Creating { .. }, Ok(())) => self.stream(now_ms),
+            (State::Creating { .. }, Ok(pipeline)) => {
+                self.pipeline = pipeline;
+                self.stream(now_ms);
+            }
             (State::Creating { attempt }, Err(failure)) => {
                 let attempt = *attempt;
                 self.creation_failed(attempt, failure, now_ms);
@@ -360,7 +376,7 @@ impl Streamer {
         };
         while let Some(packet) = self.data_queue.front() {
             let last = packet.last_in_block;
-            if last && !self.ack_queue.is_empty() {
+            if last && !self.ack_queue.is_empty() && !self.pipeline.reopens_finalized {
                 return;
             }
             if self.ack_queue.is_empty() {
@@ -417,12 +433,9 @@ impl Streamer {
     }
 
     fn pipeline_broke(&mut self, bad: usize, why: String) {
-        let purpose = match self.state {
-            State::Streaming => Purpose::Streaming,
-            State::Closing => Purpose::Close,
-            _ => return,
-        };
-        self.recover(purpose, Some((bad, why)));
+        if matches!(self.state, State::Streaming | State::Closing) {
+            self.recover(self.purpose(), Some((bad, why)));
+        }
     }
 
     /// A datanode announces its restart: the only one, or one of this host, is waited for.
@@ -435,12 +448,16 @@ impl Streamer {
         if patience_ms == 0 || !(is_only || (self.rules.is_local)(&node.datanode.id.ip_addr)) {
             return self.pipeline_broke(index, "restarts".to_owned());
         }
-        let purpose = match self.state {
-            State::Closing => Purpose::Close,
-            _ => Purpose::Streaming,
-        };
         let address = node.address();
-        self.await_restart(purpose, address, now_ms, now_ms + patience_ms);
+        self.await_restart(self.purpose(), address, now_ms, now_ms + patience_ms);
+    }
+
+    /// Of a recovery that becomes necessary now.
+    fn purpose(&self) -> Purpose {
+        match (&self.state, self.ack_queue.front()) {
+            (State::Closing, Some(oldest)) if oldest.last_in_block => Purpose::Close,
+            _ => Purpose::Streaming,
+        }
     }
 
     fn time_passed(&mut self, now_ms: u64) {

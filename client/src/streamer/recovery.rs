@@ -273,7 +273,7 @@ impl Streamer {
     pub(super) fn recovered_pipeline_opened(
         &mut self,
         now_ms: u64,
-        opened: Result<(), SetupFailure>,
+        opened: Result<OpenedPipeline, SetupFailure>,
     ) {
         let (Some(open), State::Recovering(recovery)) = (&self.block, &mut self.state) else {
             return;
@@ -281,7 +281,7 @@ impl Streamer {
         let Step::Opening { stamp, token } = &recovery.step else {
             return;
         };
-        if let Err(failure) = opened {
+        if let Err(failure) = &opened {
             let bad = open.blamed(failure.bad_link.as_deref());
             let address = open.nodes[bad].address();
             let may_return =
@@ -291,7 +291,7 @@ impl Streamer {
                 recovery.step = Step::Waiting { until_ms };
                 return;
             }
-            return self.drop_datanode(bad, failure.why);
+            return self.drop_datanode(bad, failure.why.clone());
         }
         let mut new_block = open.block.clone();
         new_block.block.generation_stamp = *stamp;
@@ -301,6 +301,7 @@ impl Streamer {
             nodes: open.nodes.clone(),
         });
         recovery.step = Step::Updating { stamp: *stamp, token: token.clone() };
+        self.pipeline = opened.unwrap_or_default();
     }
 
     pub(super) fn pipeline_updated(&mut self, now_ms: u64, done: Result<(), ClientError>) {

@@ -229,6 +229,11 @@ pub struct BlockOpResponseProto {
     pub message: Option<String>,
     #[prost(uint32, optional, tag = "6")]
     pub short_circuit_access_version: Option<u32>,
+    /// Not of HDFS, whose clients pass over it: all datanodes of the pipeline, by their own word, open
+    /// a replica again that the block's last packet has finalized. So the last packet need not wait
+    /// for the acks of those before.
+    #[prost(bool, optional, tag = "1001")]
+    pub reopens_finalized: Option<bool>,
 }
 
 #[derive(Clone, PartialEq, Message)]
