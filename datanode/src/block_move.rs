@@ -25,7 +25,7 @@ use crate::error::{DatanodeError, Result};
 use crate::move_bandwidth::MoveBandwidth;
 use crate::peer::Peer;
 use crate::replica::OnDisk;
-use crate::replica_files::{open_existing, require_stored};
+use crate::replica_files::require_stored;
 use crate::replica_packets::ReplicaPackets;
 use crate::ring;
 use crate::transitions::{CreateReplica, ReplicaWriter};
@@ -125,7 +125,6 @@ async fn receive_packets(
 ) -> Result<()> {
     let path = writer.replica.files().data;
     require_stored(&writer.replica)?;
-    writer.data = open_existing(&path, false).await?;
     ring::counters().unaligned_fallbacks.add(1);
     let mut len = 0;
     loop {

@@ -12,6 +12,10 @@
 //! sector from a padded copy, written again once it has grown. So a fast writer gets writes of a slab,
 //! and a slow one, or one that flushes, an ack without delay.
 //!
+//! A new block that is flushed within its first [`CACHED_WRITE_MAX_BYTES`], as small files are, has that
+//! written through the page cache, data and checksums by one piece of work of the volume's threads; and
+//! with its true length, so that nothing is cut off at the end. What follows goes the way above.
+//!
 //! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
 //! They complete in order, and those that are done together have one write to the meta file. After a
 //! failed write nothing more is written or acknowledged, and what is in the files already is not
@@ -34,14 +38,16 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
-use crate::limits::{EAGER_PACKET_BYTES, GATHER_PATIENCE, SLAB_PATIENCE, TURN_BYTES};
+use crate::limits::{
+    CACHED_WRITE_MAX_BYTES, EAGER_PACKET_BYTES, GATHER_PATIENCE, SLAB_PATIENCE, TURN_BYTES,
+};
 use crate::replica::{OnDisk, Replica};
 use crate::ring::{
-    self, Buffer, BufferMut, Either, File, Recycler, SECTOR_BYTES, SendMessage, Signal,
+    self, Buffer, BufferMut, Either, File, FileWork, Recycler, SECTOR_BYTES, SendMessage, Signal,
 };
 use crate::transitions::ReplicaWriter;
 use crate::volume::SpacePromise;
-use crate::write_job::{JobWrites, WriteJob, Writes};
+use crate::write_job::{JobWrites, RunningWork, WriteJob, Writes};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
@@ -57,6 +63,8 @@ pub struct BlockSink {
     meta: File,
     counters: Arc<Counters>,
     promise: Arc<SpacePromise>,
+    /// Whether the data file still goes through the page cache.
+    through_cache: Cell<bool>,
     /// Whether the files' names are on the device, as a first sync must see to.
     names_synced: Cell<bool>,
     /// Where the meta file has the checksum of a last partial chunk whose bytes may be durable.
@@ -108,6 +116,8 @@ struct State {
     next_job: u64,
     file_len: u64,
     allocate_to: u64,
+    /// Nothing was written yet, and the first write may go through the page cache.
+    may_cache: bool,
 }
 
 impl BlockSink {
@@ -155,6 +165,7 @@ impl BlockSink {
             next_job: 1,
             file_len: writer.file_len,
             allocate_to: size_hint,
+            may_cache: writer.through_cache,
         };
         Ok(Self {
             replica: writer.replica.clone(),
@@ -162,6 +173,7 @@ impl BlockSink {
             meta: writer.meta.clone(),
             counters,
             promise: writer.promise.clone(),
+            through_cache: Cell::new(writer.through_cache),
             names_synced: Cell::new(false),
             durable_chunk: Cell::new(place_of_partial_chunk(end, &writer.checksum)),
             grew_durable_chunk: Cell::new(false),
@@ -399,19 +411,53 @@ impl BlockSink {
                 return Ok(());
             }
             let next = self.next_job(in_flight);
-            let Some(job) = next else { return Ok(()) };
+            let Some(mut job) = next else { return Ok(()) };
             if let Some(turn) = turn {
                 let bytes = job.writes.iter().map(|(data, _)| data.len() as u64).sum();
                 turn.left_bytes = turn.left_bytes.saturating_sub(bytes);
             }
             self.reach(&job).await?;
+            if !job.is_cached && !job.writes.is_empty() {
+                self.pass_by_cache()?;
+            }
             self.replica.volume().health().write_begins();
-            let writes = job.writes.iter();
-            let writes = writes
-                .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset))
-                .collect();
-            in_flight.push_back((job, Writes::new(writes)));
+            let writes = match job.is_cached {
+                true => Writes::of_work(self.write_cached(&mut job)),
+                false => {
+                    let parts = job.writes.iter();
+                    let writes = parts
+                        .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset));
+                    Writes::new(writes.collect())
+                }
+            };
+            in_flight.push_back((job, writes));
         }
+    }
+
+    /// Data and, where no sync must come between them, the checksums.
+    fn write_cached(&self, job: &mut WriteJob) -> RunningWork {
+        let mut work = FileWork::default();
+        let mut message = SendMessage::new();
+        job.writes.iter().for_each(|(data, _)| message.push(data.clone()));
+        self.counters.bytes_written_cached.add(message.remaining() as u64);
+        work.write(&self.data, message, 0);
+        let from = job.meta.first().map(|(_, offset)| *offset);
+        if let Some(from) = from.filter(|_| !job.sync) {
+            let mut message = SendMessage::new();
+            job.meta.drain(..).for_each(|(checksums, _)| message.push(checksums));
+            work.write(&self.meta, message, from);
+        }
+        let workers = self.replica.volume().workers().clone();
+        Box::pin(
+            async move { work.run(&workers).await.failure.map_or(Ok(()), |(_, error)| Err(error)) },
+        )
+    }
+
+    fn pass_by_cache(&self) -> io::Result<()> {
+        if self.through_cache.replace(false) && self.replica.volume().passes_by_cache() {
+            self.data.set_direct()?;
+        }
+        Ok(())
     }
 
     fn next_job(&self, in_flight: &VecDeque<(WriteJob, Writes)>) -> Option<WriteJob> {
@@ -424,7 +470,8 @@ impl BlockSink {
         let begins_at = job.writes.first().map_or(u64::MAX, |(_, offset)| *offset);
         let overlaps = in_flight.iter().any(|(other, _)| {
             let ends_at = other.writes.last().map_or(0, |(data, at)| at + data.len() as u64);
-            begins_at < ends_at
+            // One through the page cache must be done before the file passes it by.
+            other.is_cached || begins_at < ends_at
         });
         if overlaps || in_flight.len() >= self.replica.volume().profile().writes_in_flight_max {
             return None;
@@ -599,29 +646,36 @@ impl State {
     }
 
     fn flush(&mut self, sync: bool, counters: &Counters) -> u64 {
-        let mut writes = JobWrites::new();
+        let (mut writes, mut is_cached) = (JobWrites::new(), false);
         if self.submitted_end < self.end
             && let Some(mut piece) = self.pieces.pop_front()
         {
             debug_assert!(self.pieces.is_empty(), "full slabs are in jobs already");
-            let whole = piece.len() / SECTOR_BYTES * SECTOR_BYTES;
-            if whole > 0 {
-                writes.push((piece.slice(..whole), self.start));
-                piece.advance(whole);
-                self.start += whole as u64;
+            is_cached = self.may_cache && self.end <= CACHED_WRITE_MAX_BYTES;
+            if is_cached {
+                writes.push((piece.clone(), self.start));
             }
-            if !piece.is_empty() {
+            let whole = piece.len() / SECTOR_BYTES * SECTOR_BYTES;
+            if whole > 0 && !is_cached {
+                writes.push((piece.slice(..whole), self.start));
+            }
+            piece.advance(whole);
+            self.start += whole as u64;
+            if !piece.is_empty() && !is_cached {
                 let mut padded = self.sectors.take();
                 padded[..piece.len()].copy_from_slice(&piece);
                 padded[piece.len()..].fill(0);
                 counters.sector_bytes_copied.add(piece.len() as u64);
                 writes.push((padded.freeze(), self.start));
+            }
+            if !piece.is_empty() {
                 self.pieces.push_front(piece);
             }
         }
         if !writes.is_empty() || sync {
             let end = self.end;
             self.queue_up_to(writes, sync, end);
+            self.jobs.back_mut().expect("it has just been queued").is_cached = is_cached;
         }
         self.next_job - 1
     }
@@ -638,7 +692,9 @@ impl State {
             let meta = self.split_checksums(META_HEADER_BYTES as u64 + whole_chunks * 4);
             (meta, OnDisk { len: whole_chunks * chunk_len, last_chunk_checksum: None })
         };
-        self.jobs.push_back(WriteJob { writes, meta, sync, on_disk, number: self.next_job });
+        let number = self.next_job;
+        self.jobs.push_back(WriteJob { writes, meta, sync, on_disk, number, is_cached: false });
+        self.may_cache &= self.submitted_end == end;
         self.next_job += 1;
         self.submitted_end = end;
         self.gathers_since = (end < self.end).then(ring::now);

@@ -58,6 +58,9 @@ pub struct Counters {
     pub bytes_read_cached: Counter,
     /// Of the bytes written, those of volumes without O_DIRECT, which went through the page cache.
     pub bytes_written_buffered: Counter,
+    /// Of the bytes written, those that began a block and were flushed while they were few: these go
+    /// through the page cache on every volume.
+    pub bytes_written_cached: Counter,
     /// Payload that a wrong prediction of the next packets, or a read that ended early, made us move.
     pub payload_bytes_copied: Counter,
     /// Bytes of last sectors, copied to be padded for a flush and to go on after it: below

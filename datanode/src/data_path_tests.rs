@@ -29,7 +29,7 @@ use crate::block_transfer::Transfers;
 use crate::counters::Counters;
 use crate::data_work::DataWork;
 use crate::dataset::tests::{extended, open};
-use crate::limits::{DISK_OPERATION_TIMEOUT, HALF_PACKET_PATIENCE};
+use crate::limits::{CACHED_WRITE_MAX_BYTES, DISK_OPERATION_TIMEOUT, HALF_PACKET_PATIENCE};
 use crate::read_history::ReadHistory;
 use crate::replica_length::DEFAULT_CHECKSUM as CHECKSUM;
 use crate::ring;
@@ -373,6 +373,55 @@ fn blocks_of_every_length_are_written_and_read_back() {
     assert_eq!(datanode.held_slabs(), 0);
 }
 
+/// And what follows the first bytes of a block does not, whether they were flushed or not.
+#[test]
+fn small_blocks_go_through_the_page_cache() {
+    let datanode = Datanode::start(true);
+    let cached = || datanode.server.counters.bytes_written_cached.get();
+    let content = bytes(200_000);
+    let small = CACHED_WRITE_MAX_BYTES as usize;
+    for (id, len, expected) in [(1, 10_240, 10_240), (2, small, small), (3, small + 1, 0)] {
+        let before = cached();
+        write(&datanode, &create(id, Vec::new()), &content[..len]);
+        assert_eq!(cached() - before, expected as u64, "{len} bytes");
+        datanode.assert_holds(id, &content[..len]);
+    }
+    let before = cached();
+    let mut client = Client::connect(&datanode);
+    client.start_write(&create(4, Vec::new()));
+    client.send_packet(&content[..700], 0, true, false);
+    client.expect_acks(0, 1);
+    client.send_packet(&content[512..5000], 512, false, false);
+    client.expect_acks(1, 1);
+    send_evenly(&mut client, &content, 4608, USUAL);
+    client.finish(content.len() as u64, 1, 2);
+    assert_eq!(cached() - before, 700);
+    datanode.assert_holds(4, &content);
+    assert_eq!(datanode.held_slabs(), 0);
+}
+
+/// Whatever comes while the first bytes are on their way through the page cache.
+#[test]
+fn a_small_block_goes_on_before_it_is_written() {
+    let datanode = Datanode::start(true);
+    let content = bytes(100_000);
+    for id in 0..60 {
+        let first = [700, 4096, 8192, 10_240][id % 4];
+        let len = [first, first, content.len()][id % 3];
+        let mut client = Client::connect(&datanode);
+        client.start_write(&create(id as u64, Vec::new()));
+        client.send_packet(&content[..first], 0, id % 5 == 0, false);
+        std::thread::sleep(Duration::from_micros(id as u64 * 10));
+        let from = first / CHUNK as usize * CHUNK as usize;
+        if first < len {
+            send_evenly(&mut client, &content[..len], from, USUAL);
+        }
+        client.send_packet(&[], len as u64, id % 2 == 0, true);
+        client.expect_acks(0, 1);
+        datanode.assert_holds(id as u64, &content[..len]);
+    }
+}
+
 fn write(datanode: &Datanode, request: &OpWriteBlockProto, content: &[u8]) {
     append(datanode, request, content, 0);
 }
@@ -587,6 +636,7 @@ fn three_datanodes_hold_the_same_block() {
         let mut client = Client::connect(&one);
         let reply = client.start_write(&create(seed, vec![two.info(), three.info()]));
         assert_eq!((reply.status(), reply.first_bad_link()), (Status::Success, ""));
+        assert!(reply.reopens_finalized(), "all three are ours");
         write_wildly(&mut client, &content, 0, rng);
         client.finish(content.len() as u64, 3, 0);
         for datanode in [&one, &two, &three] {

@@ -43,6 +43,15 @@ pub const READ_STREAM_SLABS_MAX: usize = 6;
 /// (of 10).
 pub const READ_PACKET_BYTES: u64 = 512 << 10;
 
+/// A block that ends within this, or is flushed there first, is written through the page cache: one
+/// short hand-off with its checksums, where direct writes cost two turns of the disk and a third to cut
+/// the last sector. The first packet of a longer block (63 KiB) is beyond.
+pub const CACHED_WRITE_MAX_BYTES: u64 = 32 << 10;
+
+/// Threads of a volume for short work on files: names, and blocks of up to [`CACHED_WRITE_MAX_BYTES`].
+/// A piece takes some 50 us; with two, one that waits for the disk does not stop all others.
+pub const VOLUME_WORKERS: usize = 2;
+
 /// A read up to this goes out in one message, from memory of its own instead of a slab.
 pub const SMALL_READ_BYTES: u64 = 64 << 10;
 

@@ -56,7 +56,7 @@ const OF_HADOOP: [Counted; 7] = [
     }),
 ];
 
-const OWN: [Counted; 21] = [
+const OWN: [Counted; 22] = [
     (
         counter(
             "ringfs_payload_bytes_copied_total",
@@ -113,6 +113,13 @@ const OWN: [Counted; 21] = [
     (counter("ringfs_bytes_written_buffered_total", "Block data received for such files"), |all| {
         &all.bytes_written_buffered
     }),
+    (
+        counter(
+            "ringfs_bytes_written_cached_total",
+            "Small blocks, written through the page cache",
+        ),
+        |all| &all.bytes_written_cached,
+    ),
     (counter("ringfs_checksum_errors_total", "Packets that arrived corrupt"), |all| {
         &all.checksum_errors
     }),

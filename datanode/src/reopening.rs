@@ -209,6 +209,7 @@ impl Dataset {
         Ok(ReplicaWriter {
             replica: replica.clone(),
             data,
+            through_cache: false,
             meta,
             checksum,
             start_len: len,

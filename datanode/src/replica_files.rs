@@ -71,24 +71,51 @@ pub async fn create_new(path: &Path, direct: bool) -> Result<ring::File> {
         .map_err(DatanodeError::io(format!("creating {}", path.display())))
 }
 
-/// The files of a new replica, side by side: of a crash in between a start makes a replica without a
-/// byte, or nothing.
+/// The files of a new replica, both through the page cache, the meta file with its header: of a crash
+/// in between a start makes a replica without a byte, or nothing.
 pub async fn create_files(
     volume: &Volume,
     files: &ReplicaFiles,
+    header: &[u8],
 ) -> Result<(ring::File, ring::File)> {
-    match volume.block_data() {
-        BlockData::Stored => {
-            let (data, meta) = ring::join(
-                create_new(&files.data, volume.direct_io()),
-                create_new(&files.meta, false),
-            )
-            .await;
-            Ok((data?, meta?))
-        }
-        BlockData::Discarded => {
-            Ok((create_discarding(&files.data).await?, create_discarding(&files.meta).await?))
-        }
+    if volume.block_data() == BlockData::Discarded {
+        return Ok((create_discarding(&files.data).await?, create_discarding(&files.meta).await?));
+    }
+    let creating =
+        |path: &Path| DatanodeError::io(format!("creating or writing {}", path.display()));
+    let mut message = ring::SendMessage::new();
+    message.push(header.to_vec().into());
+    let mut work = ring::FileWork::default();
+    work.create(&files.data).map_err(creating(&files.data))?;
+    let meta = work.create(&files.meta).map_err(creating(&files.meta))?;
+    work.write_created(meta, message, 0);
+    let done = work.run(volume.workers()).await;
+    if let Some((step, error)) = done.failure {
+        return Err(creating(if step == 0 { &files.data } else { &files.meta })(error));
+    }
+    let [data, meta] = done.created.try_into().expect("both were created");
+    Ok((data, meta))
+}
+
+/// Cuts the data file to a length, if one is given, and moves both files ([`move_meta_first`]).
+pub async fn cut_and_move(
+    volume: &Volume,
+    cut: Option<(&ring::File, u64)>,
+    from: &ReplicaFiles,
+    to: &ReplicaFiles,
+) -> Result<()> {
+    let moving = || format!("moving {} to {}", from.data.display(), to.data.display());
+    let mut work = ring::FileWork::default();
+    if let Some((data, len)) = cut {
+        work.set_len(data, len);
+    }
+    work.rename(&from.meta, &to.meta).map_err(DatanodeError::io(moving()))?;
+    work.rename(&from.data, &to.data).map_err(DatanodeError::io(moving()))?;
+    match work.run(volume.workers()).await.failure {
+        None => Ok(()),
+        // The directory is not there yet.
+        Some((_, error)) if is_not_found(&error) => move_meta_first(from, to).await,
+        Some((_, error)) => Err(DatanodeError::io(moving())(error)),
     }
 }
 

@@ -4,7 +4,7 @@
 //! | transition | file operations, the last one is the commit |
 //! |---|---|
 //! | create | data file and meta file, then the meta's header, in `rbw/` or `tmp/` |
-//! | finalize | truncate data to its length; sync if asked; meta, then data into `finalized/` |
+//! | finalize | truncate padded data to its length; sync if asked; meta, then data into `finalized/` |
 //! | append (in `reopening`) | data, then meta (under the new generation stamp) into `rbw/` |
 //! | bump (in `reopening`) | rename meta to the new generation stamp |
 //!
@@ -28,7 +28,7 @@ use crate::dataset::{Dataset, account_whole};
 use crate::error::{DatanodeError, Result};
 use crate::replica::{OnDisk, Replica, ReplicaEvent, WriterLease};
 use crate::replica_files::{
-    create_files, move_data_first, move_meta_first, sync_dirs, sync_replica,
+    create_files, cut_and_move, move_data_first, move_meta_first, sync_dirs, sync_replica,
 };
 use crate::ring;
 use crate::volume::SpacePromise;
@@ -53,8 +53,10 @@ pub struct CreateReplica {
 #[derive(Debug)]
 pub struct ReplicaWriter {
     pub replica: Arc<Replica>,
-    /// O_DIRECT when [`crate::volume::Volume::direct_io`] says so.
+    /// O_DIRECT when [`crate::volume::Volume::passes_by_cache`] says so and it is not
+    /// `through_cache`, as that of a new replica is: whoever writes much turns it to O_DIRECT.
     pub data: ring::File,
+    pub(crate) through_cache: bool,
     /// Through the page cache.
     pub meta: ring::File,
     /// The checksum of the meta file, which an append must keep whatever its client asks for.
@@ -115,23 +117,26 @@ impl Dataset {
         let sync = sync || self.sync_on_close;
         let (len, stamp) = (replica.bytes_on_disk(), replica.generation_stamp());
         let from = replica.files();
-        let completed = async {
-            if writer.file_len != len && !ringfs_protocol::mutant!("datanode: forget the padding") {
-                writer.data.set_len(len).await?;
-            }
-            if sync {
-                writer.data.sync_data().await?;
-                writer.meta.sync_data().await?;
-            }
-            Ok(())
-        };
         let to = replica.files_of(ReplicaState::Finalized, stamp);
+        let cuts =
+            writer.file_len != len && !ringfs_protocol::mutant!("datanode: forget the padding");
         let moved = async {
+            if !sync {
+                let cut = cuts.then_some((&writer.data, len));
+                return cut_and_move(replica.volume(), cut, &from, &to).await;
+            }
+            let completed = async {
+                if cuts {
+                    writer.data.set_len(len).await?;
+                }
+                writer.data.sync_data().await?;
+                writer.meta.sync_data().await
+            };
             completed
                 .await
                 .map_err(DatanodeError::io(format!("completing {}", from.data.display())))?;
             move_meta_first(&from, &to).await?;
-            if sync { sync_dirs(&to.data).await } else { Ok(()) }
+            sync_dirs(&to.data).await
         };
         if let Err(error) = moved.await {
             let temporary = replica.state() == ReplicaState::Temporary;
@@ -213,12 +218,7 @@ impl Dataset {
         }
         let files = replica.files();
         let opened = async {
-            let (data, meta) = create_files(replica.volume(), &files).await?;
-            let header = encode_meta_header(create.checksum).to_vec();
-            meta.write_all_at(header.into(), 0)
-                .await
-                .map_err(DatanodeError::io(format!("writing {}", files.meta.display())))?;
-            Ok((data, meta))
+            create_files(replica.volume(), &files, &encode_meta_header(create.checksum)).await
         };
         match opened.await {
             Ok((data, meta)) => {
@@ -228,6 +228,7 @@ impl Dataset {
                 Ok(ReplicaWriter {
                     replica,
                     data,
+                    through_cache: true,
                     meta,
                     checksum,
                     start_len: 0,

@@ -25,8 +25,8 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::error::{DatanodeError, Result};
-use crate::limits::SUSPECTS_MAX;
-use crate::ring;
+use crate::limits::{SUSPECTS_MAX, VOLUME_WORKERS};
+use crate::ring::{self, FileWorkers};
 use crate::storage_directory::StorageDirectory;
 use crate::volume_health::{VolumeFailure, VolumeHealth};
 use crate::volume_profile::{Medium, VolumeProfile};
@@ -65,6 +65,7 @@ pub struct Volume {
     health: VolumeHealth,
     suspects: SuspectReplicas,
     deletions_turn: tokio::sync::Mutex<()>,
+    workers: FileWorkers,
 }
 
 /// Replicas that the scrubber shall read first.
@@ -169,6 +170,8 @@ impl Volume {
             health: VolumeHealth::default(),
             suspects: SuspectReplicas::default(),
             deletions_turn: tokio::sync::Mutex::new(()),
+            workers: FileWorkers::start(VOLUME_WORKERS)
+                .map_err(DatanodeError::io("starting the threads of a volume"))?,
         })
     }
 
@@ -225,6 +228,11 @@ impl Volume {
         self.direct_io
     }
 
+    /// Whether there is a page cache that the data of blocks passes by.
+    pub fn passes_by_cache(&self) -> bool {
+        self.direct_io && self.block_data == BlockData::Stored
+    }
+
     pub fn block_data(&self) -> BlockData {
         self.block_data
     }
@@ -240,6 +248,11 @@ impl Volume {
     /// Held by the one command that deletes here: others wait for the disk behind it.
     pub fn deletions_turn(&self) -> &tokio::sync::Mutex<()> {
         &self.deletions_turn
+    }
+
+    /// The threads for short work on files here.
+    pub fn workers(&self) -> &FileWorkers {
+        &self.workers
     }
 
     /// Where Apache's datanode keeps it, too.

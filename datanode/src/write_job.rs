@@ -19,16 +19,22 @@ pub struct WriteJob {
     pub sync: bool,
     pub on_disk: OnDisk,
     pub number: u64,
+    /// Goes through the page cache.
+    pub is_cached: bool,
 }
 
 /// Whole sectors and a padded last one, as a rule.
 pub type JobWrites = SmallVec<[(Buffer, u64); 2]>;
+
+/// File work that has begun.
+pub type RunningWork = Pin<Box<dyn Future<Output = io::Result<()>>>>;
 
 /// The writes of a job, under way side by side.
 pub struct Writes {
     pub begun: Instant,
     writes: SmallVec<[WriteAll; 2]>,
     done: usize,
+    work: Option<RunningWork>,
     outcome: io::Result<()>,
 }
 
@@ -56,7 +62,11 @@ impl WriteJob {
 impl Writes {
     /// Of writes that have just been started.
     pub fn new(writes: SmallVec<[WriteAll; 2]>) -> Self {
-        Self { begun: ring::now(), writes, done: 0, outcome: Ok(()) }
+        Self { begun: ring::now(), writes, done: 0, work: None, outcome: Ok(()) }
+    }
+
+    pub fn of_work(work: RunningWork) -> Self {
+        Self { work: Some(work), ..Self::new(SmallVec::new()) }
     }
 }
 
@@ -64,6 +74,9 @@ impl Future for Writes {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(work) = &mut self.work {
+            return work.as_mut().poll(context);
+        }
         while self.done < self.writes.len() {
             let next = self.done;
             if let Err(error) = ready!(Pin::new(&mut self.writes[next]).poll(context)) {
@@ -82,7 +95,14 @@ mod tests {
     fn job(number: u64, meta: &[(usize, u64)], sync: bool) -> WriteJob {
         let meta = meta.iter().map(|(len, at)| (Buffer::from(vec![number as u8; *len]), *at));
         let on_disk = OnDisk { len: number * 1000, last_chunk_checksum: None };
-        WriteJob { writes: JobWrites::new(), meta: meta.collect(), sync, on_disk, number }
+        WriteJob {
+            writes: JobWrites::new(),
+            meta: meta.collect(),
+            sync,
+            on_disk,
+            number,
+            is_cached: false,
+        }
     }
 
     #[test]

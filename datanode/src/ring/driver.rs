@@ -18,6 +18,7 @@ use bytes::BytesMut;
 
 use super::buffers::{Buffer, BufferMut};
 use super::descriptor::Descriptor;
+use super::file_work::{FileWork, FileWorkers};
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
 use super::net::{KernelSockets, Sockets};
 use super::zero_copy::ZeroCopyUsage;
@@ -120,6 +121,10 @@ pub enum Operation {
     Close {
         fd: RawFd,
     },
+    FileWork {
+        work: Box<FileWork>,
+        workers: FileWorkers,
+    },
 }
 
 impl Operation {
@@ -151,6 +156,7 @@ impl Operation {
             Self::Read { buffer, .. } => out.extend(buffer.slab()),
             Self::Write { buffer, .. } => out.extend(buffer.slab()),
             Self::WriteGathered { message, .. } => out.extend(message.slabs()),
+            Self::FileWork { work, .. } => work.slabs(out),
             _ => {}
         }
     }
@@ -240,6 +246,17 @@ pub trait Driver {
     /// Whether descriptors of files are closed by an operation, for the wait of a close.
     fn closes_files(&self) -> bool {
         false
+    }
+
+    /// Whether [`Operation::FileWork`] may be submitted.
+    fn does_file_work(&self) -> bool {
+        false
+    }
+
+    /// Has an open file's operations pass the page cache by from now on (O_DIRECT). Waits for nothing.
+    fn set_direct(&mut self, file: &Descriptor) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(file)?;
+        Ok(rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::DIRECT)?)
     }
 
     /// What is asked of sockets without waiting.

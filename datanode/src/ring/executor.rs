@@ -29,6 +29,7 @@ use crossbeam::queue::SegQueue;
 use crate::counters::Counters;
 
 use super::buffers::SlabPool;
+use super::descriptor::Descriptor;
 use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
 use super::future::Signal;
 use super::stuck::DiskLooks;
@@ -245,6 +246,10 @@ impl Executor {
 
     pub(super) fn with_driver<T>(&self, ask: impl FnOnce(&dyn Driver) -> T) -> T {
         ask(&**self.driver.borrow())
+    }
+
+    pub(super) fn set_direct(&self, file: &Descriptor) -> std::io::Result<()> {
+        self.driver.borrow_mut().set_direct(file)
     }
 
     fn take_remote(self: &Rc<Self>) {

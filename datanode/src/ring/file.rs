@@ -70,11 +70,27 @@ impl File {
         }
         let operation = Operation::Open { path: c_path(path)?, flags, mode: 0o644 };
         let (_, outcome) = submit(operation).await?;
-        let number = outcome.result?;
+        outcome.result.map(|number| Self::opened(number, waits_below(path)))
+    }
+
+    /// The result of an [`Operation::Open`].
+    pub(super) fn opened(number: u32, waits: bool) -> Self {
         // SAFETY: the kernel has just opened it for us.
         let owned = unsafe { OwnedFd::from_raw_fd(number as i32) };
-        let waits = WAITING.read().iter().any(|directory| path.starts_with(directory));
-        Ok(Self { descriptor: OpenDescriptor::file(owned, waits), discards: false })
+        Self::of(OpenDescriptor::file(owned, waits))
+    }
+
+    pub(super) fn of(descriptor: Descriptor) -> Self {
+        Self { descriptor, discards: false }
+    }
+
+    pub(super) fn discards(&self) -> bool {
+        self.discards
+    }
+
+    /// Passes the page cache by from now on.
+    pub fn set_direct(&self) -> io::Result<()> {
+        current().set_direct(&self.descriptor)
     }
 
     /// A name of the open file itself, wherever it was moved since.
@@ -256,6 +272,11 @@ impl Future for WriteAll {
             self.in_flight = rest;
         }
     }
+}
+
+/// Whether files below make their readers and writers wait, as `use_workers_below` was told.
+pub(super) fn waits_below(path: &Path) -> bool {
+    WAITING.read().iter().any(|directory| path.starts_with(directory))
 }
 
 pub(super) fn submit(operation: Operation) -> InFlight {

@@ -10,6 +10,7 @@
 //! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
 //! | `message` | lists of ranges for scattered receives and gathered sends |
 //! | `simulated` | a driver on a model of kernel, disks and network, for tests |
+//! | `file_work` | several operations on files as one, done by a thread of their volume |
 //! | `file`, `fs`, `net`, `page_cache` | what protocol code calls |
 //! | `zero_copy` | which connections send from memory in place |
 //! | `zero_copy_receive` | which network cards could receive in place |
@@ -21,6 +22,7 @@ mod executor;
 #[cfg(test)]
 pub mod failing;
 mod file;
+mod file_work;
 pub mod fs;
 mod future;
 mod message;
@@ -48,6 +50,7 @@ pub use executor::{
     Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, sleep, sleep_until, spawn,
 };
 pub use file::{File, OpenOptions, WriteAll, use_workers_below};
+pub use file_work::{FileWork, FileWorkDone, FileWorkers};
 pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Sockets, TcpListener, TcpStream};

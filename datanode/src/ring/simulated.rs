@@ -108,6 +108,8 @@ pub trait Kernel: Sockets {
     /// What has ended since the last call.
     fn take_ended(&mut self) -> Vec<(u64, Answer)>;
     fn now(&self) -> Instant;
+    /// From now on the file's operations must be aligned.
+    fn set_direct(&mut self, file: &Descriptor);
 }
 
 pub struct SimulatedDriver<K> {
@@ -164,6 +166,11 @@ impl<K: Kernel> Driver for SimulatedDriver<K> {
 
     fn now(&self) -> Instant {
         self.kernel.now()
+    }
+
+    fn set_direct(&mut self, file: &Descriptor) -> io::Result<()> {
+        self.kernel.set_direct(file);
+        Ok(())
     }
 
     fn sockets(&self) -> &dyn Sockets {

@@ -6,8 +6,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crossbeam::queue::SegQueue;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
@@ -37,7 +39,16 @@ pub struct UringDriver {
     has_wake_up_read: bool,
     /// How many workers the kernel uses at most for operations that wait, as it was at first.
     usual_workers: Option<u32>,
+    worked: Arc<Worked>,
     counters: Arc<Counters>,
+}
+
+/// File work that its threads have done.
+struct Worked {
+    queue: SegQueue<Completion>,
+    /// The driver waits, or is about to: it must be woken.
+    is_waiting: AtomicBool,
+    wake_up: WakeUp,
 }
 
 /// Ends a driver's wait from another thread.
@@ -80,6 +91,11 @@ impl UringDriver {
             registered_slabs,
             has_wake_up_read: false,
             usual_workers: None,
+            worked: Arc::new(Worked {
+                queue: SegQueue::new(),
+                is_waiting: AtomicBool::new(false),
+                wake_up: handle.clone(),
+            }),
             counters,
         };
         Ok((driver, handle))
@@ -169,6 +185,12 @@ impl UringDriver {
 
 impl Driver for UringDriver {
     unsafe fn submit(&mut self, token: u64, operation: &mut Operation) {
+        if let Operation::FileWork { work, workers } = operation {
+            let worked = self.worked.clone();
+            let done = move |result| worked.push(token, result);
+            // SAFETY: the work is boxed in the operation, which the caller keeps alive and untouched.
+            return unsafe { workers.submit(work, done) };
+        }
         let entry = entry(operation).flags(way_of(operation)).user_data(token);
         // SAFETY: the entry points into the operation, which the caller keeps alive.
         unsafe { self.push(&entry) };
@@ -210,7 +232,13 @@ impl Driver for UringDriver {
 
     fn turn(&mut self, patience: Patience, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.keep_wake_up_read();
+        self.worked.is_waiting.store(patience != Patience::None, Ordering::SeqCst);
+        let patience = if self.worked.queue.is_empty() { patience } else { Patience::None };
         self.enter(patience)?;
+        self.worked.is_waiting.store(false, Ordering::SeqCst);
+        while let Some(completion) = self.worked.queue.pop() {
+            completions.push(completion);
+        }
         let mut count = 0;
         for entry in self.ring.completion() {
             count += 1;
@@ -258,6 +286,19 @@ impl Driver for UringDriver {
 
     fn closes_files(&self) -> bool {
         true
+    }
+
+    fn does_file_work(&self) -> bool {
+        true
+    }
+}
+
+impl Worked {
+    fn push(&self, token: u64, result: io::Result<u32>) {
+        self.queue.push(Completion { token, outcome: Outcome::of(result) });
+        if self.is_waiting.swap(false, Ordering::SeqCst) {
+            self.wake_up.wake();
+        }
     }
 }
 
@@ -383,6 +424,7 @@ fn entry(operation: &mut Operation) -> Entry {
         }
         Operation::Unlink { path } => opcode::UnlinkAt::new(at_cwd, path.as_ptr()).build(),
         Operation::Close { fd } => opcode::Close::new(Fd(*fd)).build(),
+        Operation::FileWork { .. } => unreachable!("done by threads of its volume"),
         Operation::CreateDir { path, mode } => {
             opcode::MkDirAt::new(at_cwd, path.as_ptr()).mode(*mode).build()
         }

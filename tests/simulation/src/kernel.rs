@@ -188,6 +188,10 @@ impl Kernel for HostKernel {
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
     }
+
+    fn set_direct(&mut self, file: &Descriptor) {
+        self.direct.insert(file.as_raw_fd());
+    }
 }
 
 impl HostKernel {
