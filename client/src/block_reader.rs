@@ -73,7 +73,8 @@ impl BlockReader {
             let asked = range.offset_in_block;
             return Err(malformed(format!("data from {first} on where {asked} was asked for")));
         }
-        let verified = verify && checksum.kind != ChecksumType::Null;
+        let trusts = ringfs_protocol::mutant!("client: trust rotten bytes");
+        let verified = verify && checksum.kind != ChecksumType::Null && !trusts;
         Ok(Self {
             stream,
             block,
@@ -187,6 +188,12 @@ impl BlockReader {
         let mut data = packet.freeze();
         data.advance((self.offset - start).min(data.len() as u64) as usize);
         data.truncate((self.end - self.offset).min(data.len() as u64) as usize);
+        #[cfg(feature = "simulation")]
+        ringfs_protocol::simulation::see(ringfs_protocol::simulation::Sight::Served {
+            block: self.block.block,
+            offset_bytes: self.offset,
+            bytes: &data,
+        });
         self.offset += data.len() as u64;
         Ok((!data.is_empty()).then_some(data))
     }

@@ -79,8 +79,7 @@ impl BlockRecovery {
         let candidates: Vec<Participant> = answers
             .into_iter()
             .filter(|answer| {
-                (answer.found.block.generation_stamp >= block.block.generation_stamp
-                    || ringfs_protocol::mutant!("datanode: recover stale replicas"))
+                answer.found.block.generation_stamp >= block.block.generation_stamp
                     && answer.found.block.num_bytes > 0
             })
             .collect();
@@ -263,9 +262,7 @@ fn decide(
         (of(ReplicaState::Finalized).chain(as_long).map(|(index, _)| index).collect(), len)
     } else {
         let shortest_of = |state| {
-            let lens = of(state).map(|(_, found)| found.block.num_bytes);
-            let longest = ringfs_protocol::mutant!("datanode: recover to the longest");
-            let len = if longest { lens.max()? } else { lens.min()? };
+            let len = of(state).map(|(_, found)| found.block.num_bytes).min()?;
             Some((of(state).map(|(index, _)| index).collect(), len))
         };
         shortest_of(ReplicaState::Rbw)

@@ -207,7 +207,7 @@ impl Dataset {
     pub async fn delete(&self, block: &ExtendedBlock) -> Result<()> {
         let replica = self.require_answering(block)?;
         let (found, asked) = (replica.generation_stamp(), block.block.generation_stamp);
-        if found != asked && !ringfs_protocol::mutant!("datanode: delete any generation stamp") {
+        if found != asked {
             return Err(DatanodeError::UnexpectedReplica {
                 block: replica.block(),
                 why: format!("its deletion is asked for with generation stamp {asked}"),
@@ -246,7 +246,12 @@ impl Dataset {
             &[&files.data, &files.meta],
             replica.accounted_bytes(),
             report.then(|| replica.block()),
-        )
+        )?;
+        #[cfg(feature = "simulation")]
+        ringfs_protocol::simulation::see(ringfs_protocol::simulation::Sight::Deleted(
+            replica.block(),
+        ));
+        Ok(())
     }
 
     /// [`Dataset::remove`] on a data thread, of a replica that the namenode does not count on. The

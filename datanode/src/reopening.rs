@@ -178,9 +178,7 @@ impl Dataset {
         };
         let from = replica.files();
         let renamed = async {
-            if !ringfs_protocol::mutant!("datanode: forget a truncation") {
-                cut(&from, len).await?;
-            }
+            cut(&from, len).await?;
             replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
             let to = replica.files_of(ReplicaState::Rbw, new_stamp).meta;
             rename_into(&from.meta, &to).await?;
@@ -232,9 +230,6 @@ impl Dataset {
 /// The replica's generation stamp must lie between the one that the client knows and the new one.
 fn expect_stamp(replica: &Replica, known: GenerationStamp, newest: GenerationStamp) -> Result<()> {
     let stamp = replica.generation_stamp();
-    if ringfs_protocol::mutant!("datanode: any generation stamp will do") {
-        return Ok(());
-    }
     if (known..=newest).contains(&stamp) {
         return Ok(());
     }
@@ -246,7 +241,7 @@ fn expect_stamp(replica: &Replica, known: GenerationStamp, newest: GenerationSta
 
 fn expect_len(replica: &Replica, expected_len: u64) -> Result<()> {
     let len = replica.bytes_on_disk();
-    if len == expected_len || ringfs_protocol::mutant!("datanode: any length will do") {
+    if len == expected_len {
         return Ok(());
     }
     Err(DatanodeError::UnexpectedReplica {

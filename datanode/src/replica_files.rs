@@ -199,9 +199,6 @@ pub async fn sync_dirs(file: &Path) -> Result<()> {
 
 /// Makes a replica that was moved durable, with the names of its files.
 pub async fn sync_replica(files: &ReplicaFiles) -> Result<()> {
-    if ringfs_protocol::mutant!("datanode: recovery not durable") {
-        return Ok(());
-    }
     for path in [&files.data, &files.meta] {
         let file = open_existing(path, false).await?;
         file.sync_data().await.map_err(DatanodeError::io(format!("syncing {}", path.display())))?;
@@ -211,9 +208,6 @@ pub async fn sync_replica(files: &ReplicaFiles) -> Result<()> {
 
 /// Makes the name of a file durable, in a directory that is.
 pub async fn sync_name(file: &Path) -> Result<()> {
-    if ringfs_protocol::mutant!("datanode: stamp not durable") {
-        return Ok(());
-    }
     let dir = file.parent().unwrap_or(file);
     ring::fs::sync_dir(dir).await.map_err(DatanodeError::io(format!("syncing {}", dir.display())))
 }

@@ -79,7 +79,9 @@ impl Dataset {
         let to = replica.files_of(ReplicaState::Finalized, recovery_id);
         let moved = async {
             break_hard_links(&from).await?;
-            cut(&from, new_len).await?;
+            if !ringfs_protocol::mutant!("datanode: recover without a cut") {
+                cut(&from, new_len).await?;
+            }
             move_meta_first(&from, &to).await?;
             // The namenode takes this length and stamp for final.
             sync_replica(&to).await

@@ -78,23 +78,29 @@ impl ScrubPace {
 
 /// Starts a thread for each volume; each ends with the dataset.
 pub fn start(dataset: &Arc<Dataset>, counters: &Arc<Counters>, pace: ScrubPace) -> Result<()> {
-    for (index, volume) in dataset.volumes().iter().enumerate() {
-        let scrubber = Scrubber {
-            dataset: Arc::downgrade(dataset),
-            volume_index: index,
-            counters: counters.clone(),
-            pace,
-            suspects: volume.suspects().receiver(),
-            waiting: VecDeque::new(),
-            recent: HashMap::new(),
-            free_at: Instant::now(),
-        };
+    for index in 0..dataset.volumes().len() {
+        let scrubber = Scrubber::new(dataset, index, counters, pace);
         std::thread::Builder::new()
             .name("scrubber".into())
             .spawn(move || scrubber.run())
             .map_err(DatanodeError::io("starting a scrubber"))?;
     }
     Ok(())
+}
+
+/// Reads every finalized replica at once, in a world without threads.
+#[cfg(feature = "simulation")]
+pub fn scrub_all(dataset: &Arc<Dataset>, counters: &Arc<Counters>) {
+    for (index, volume) in dataset.volumes().iter().enumerate() {
+        let pace = ScrubPace { period: Duration::ZERO, bytes_per_second: u64::MAX };
+        let mut scrubber = Scrubber::new(dataset, index, counters, pace);
+        let mut found = dataset.replicas_in(ReplicaState::Finalized);
+        found.retain(|replica| Arc::ptr_eq(replica.volume(), volume));
+        let mut ids: Vec<BlockId> = found.iter().map(|replica| replica.id()).collect();
+        ids.sort_unstable();
+        // The end of the volume is the end of it.
+        let _ = ids.into_iter().try_for_each(|id| scrubber.scrub(id, false));
+    }
 }
 
 struct Scrubber {
@@ -129,6 +135,24 @@ impl From<Over> for Finding {
 }
 
 impl Scrubber {
+    fn new(
+        dataset: &Arc<Dataset>,
+        volume_index: usize,
+        counters: &Arc<Counters>,
+        pace: ScrubPace,
+    ) -> Self {
+        Self {
+            dataset: Arc::downgrade(dataset),
+            volume_index,
+            counters: counters.clone(),
+            pace,
+            suspects: dataset.volumes()[volume_index].suspects().receiver(),
+            waiting: VecDeque::new(),
+            recent: HashMap::new(),
+            free_at: Instant::now(),
+        }
+    }
+
     fn run(mut self) {
         let _ = self.scrub_on();
     }
@@ -236,7 +260,7 @@ impl Scrubber {
                 return Ok(());
             }
             drop(replica);
-            std::thread::sleep(SECOND_LOOK_PAUSE);
+            pause_before_second_look();
         }
         Ok(())
     }
@@ -297,6 +321,14 @@ impl Scrubber {
             self.pause(left)?;
         }
     }
+}
+
+fn pause_before_second_look() {
+    #[cfg(feature = "simulation")]
+    if ringfs_protocol::simulation::is_entered() {
+        return;
+    }
+    std::thread::sleep(SECOND_LOOK_PAUSE);
 }
 
 fn is_still(replica: &Replica, block: Block) -> bool {
@@ -370,6 +402,9 @@ impl Reading {
         let at = META_HEADER_BYTES as u64 + self.checksum.checksums_len(offset);
         let wanted = self.checksum.checksums_len(len);
         let checksums = read_range(&self.meta, &mut self.meta_memory, at, wanted)?;
+        if ringfs_protocol::mutant!("datanode: scrub without looking") {
+            return Ok(());
+        }
         self.checksum.verify(data, checksums).map_err(|mismatch| {
             rot(format!(
                 "chunk {} after byte {offset} has checksum {:08x}, stored is {:08x}",

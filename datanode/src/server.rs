@@ -117,6 +117,9 @@ impl TransferServer {
                 Ok(false) => return,
                 Err(error) => {
                     warn!(%error, peer, "operation failed");
+                    if ringfs_protocol::mutant!("datanode: keep a broken connection") {
+                        std::mem::forget(connection);
+                    }
                     return;
                 }
             }

@@ -50,6 +50,15 @@ pub enum BlockState {
     Complete,
 }
 
+/// A block whose stamp and length are final, and the datanodes with good replicas.
+#[cfg(feature = "simulation")]
+#[derive(Clone, Debug)]
+pub struct SettledBlock {
+    pub block: Block,
+    pub replication: usize,
+    pub datanodes: Vec<Arc<str>>,
+}
+
 impl BlockState {
     /// Whether length and generation stamp are final.
     pub fn is_settled(self) -> bool {
@@ -537,6 +546,18 @@ impl BlockManager {
     /// when it left work that need not wait for the next step.
     pub fn tick(&self) -> bool {
         self.lock().tick()
+    }
+
+    #[cfg(feature = "simulation")]
+    pub fn settled_blocks(&self) -> Vec<SettledBlock> {
+        let replicas = self.lock();
+        let uuid = |storage| replicas.nodes.target(storage).datanode_uuid;
+        let blocks = replicas.map.settled.iter().map(|(id, settled)| SettledBlock {
+            block: settled.block(*id),
+            replication: settled.replication.into(),
+            datanodes: replicas.usable(&settled.good).map(uuid).collect(),
+        });
+        blocks.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Replicas> {

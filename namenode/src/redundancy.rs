@@ -182,7 +182,11 @@ impl Replicas {
         let enough = |replica: &BadReplica| {
             let is_outdated =
                 replica.reason == BadReason::GenerationStamp && replica.generation_stamp < stamp;
-            good >= replication || is_everywhere || (is_outdated && good >= min_replication)
+            let is_first = ringfs_protocol::mutant!("namenode: delete bad replicas first");
+            good >= replication
+                || is_everywhere
+                || is_first
+                || (is_outdated && good >= min_replication)
         };
         let gone: Vec<BadReplica> = bad.iter().filter(|replica| enough(replica)).copied().collect();
         for replica in gone {
@@ -231,7 +235,7 @@ impl Replicas {
         if targets.is_empty() {
             targets = self.copy_targets(&block, lacking, true);
         }
-        if !targets.is_empty() {
+        if !targets.is_empty() && !ringfs_protocol::mutant!("namenode: copy nothing") {
             tracing::debug!(%block, from = %self.nodes.node(source).uuid, copies = targets.len(),
                 "copies ordered");
             for target in &targets {

@@ -232,6 +232,9 @@ impl Replicas {
     /// Somebody read wrong bytes from the replica of `block` on `node`.
     pub fn report_corruption(&mut self, block: &Block, node: NodeIndex) {
         let id = block.id;
+        if ringfs_protocol::mutant!("namenode: ignore reports of rot") {
+            return;
+        }
         if let Some(settled) = self.map.settled.get(&id) {
             let on_node = |storage: &&StorageIndex| self.nodes.node_of(**storage) == node;
             let Some(&storage) = settled.good.iter().find(on_node) else {

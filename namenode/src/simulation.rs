@@ -2,12 +2,15 @@
 //! threads and its file. The store's backend, the clock and the seed of its choices are handed in;
 //! the background is one future, and dropping it and the service is the process's death.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use redb::Database;
+use ringfs_protocol::messages::LocatedBlocksProto;
 use ringfs_protocol::rpc::server::RpcService;
 use ringfs_protocol::site_config::Configuration;
 
+pub use crate::block_manager::SettledBlock;
 use crate::block_manager::{BlockManager, BlockManagerConfig};
 use crate::clock::Clock;
 use crate::config::NamespaceConfig;
@@ -15,7 +18,8 @@ use crate::error::Result;
 use crate::format::create_root;
 use crate::host_lists::HostLists;
 pub use crate::journal::JournalFile;
-use crate::namesystem::Namesystem;
+use crate::namesystem::{ClientCall, Namesystem};
+use crate::permissions::Principal;
 use crate::schema::{IdentityRecord, STORE_VERSION};
 use crate::server::{NamenodeService, monitor};
 use crate::store::{self, Store};
@@ -67,4 +71,25 @@ pub fn service(namesystem: Arc<Namesystem>) -> Arc<impl RpcService> {
 pub async fn run_background(namesystem: Arc<Namesystem>) {
     let monitored = monitor(namesystem.block_manager().clone());
     tokio::join!(namesystem.run_background(), monitored);
+}
+
+/// Where the namenode takes the file's blocks to be; `None` if it knows no such file.
+pub fn located(namesystem: &Arc<Namesystem>, path: &str) -> Option<LocatedBlocksProto> {
+    let principal = Principal {
+        user: SUPERUSER.to_owned(),
+        groups: Vec::new(),
+        is_superuser: true,
+        checked: false,
+    };
+    let call = ClientCall {
+        principal: Arc::new(principal),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        retry_key: None,
+    };
+    namesystem.get_block_locations(&call, path, 0, i64::MAX as u64).ok()
+}
+
+/// What the namenode takes for the good replicas of every block whose stamp and length are final.
+pub fn settled_blocks(namesystem: &Namesystem) -> Vec<SettledBlock> {
+    namesystem.block_manager().settled_blocks()
 }

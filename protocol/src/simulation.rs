@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::RemoteError;
+use crate::block::Block;
 use crate::rpc::server::Call;
 
 pub type Answering = Pin<Box<dyn Future<Output = io::Result<Result<Bytes, RemoteError>>> + Send>>;
@@ -22,6 +23,17 @@ pub trait Network: Send + Sync {
     fn call(&self, address: &str, call: Call) -> Answering;
     /// Connects `host` to a datanode's data port.
     fn connect(&self, host: &str, address: &str) -> Connecting;
+    /// What is seen happens on the thread that sees it: the world must not be locked there.
+    fn see(&self, sight: Sight<'_>);
+}
+
+/// What a world is told of, to hold it against what must never happen.
+#[derive(Clone, Copy, Debug)]
+pub enum Sight<'a> {
+    /// A reader was given these bytes, verified, as the block's from `offset_bytes` on.
+    Served { block: Block, offset_bytes: u64, bytes: &'a [u8] },
+    /// A datanode has deleted its replica.
+    Deleted(Block),
 }
 
 /// A connected stream; as a socket that does not block.
@@ -69,6 +81,13 @@ pub fn leave() {
 /// `None` outside of a simulated world.
 pub fn network() -> Option<Arc<dyn Network>> {
     NETWORK.with_borrow(Option::clone)
+}
+
+/// Tells the world of it, where there is one.
+pub fn see(sight: Sight<'_>) {
+    if let Some(network) = network() {
+        network.see(sight);
+    }
 }
 
 pub fn is_entered() -> bool {

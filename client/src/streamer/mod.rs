@@ -524,10 +524,7 @@ impl OpenBlock {
             token: token.unwrap_or(&self.token).clone(),
             nodes: self.nodes.clone(),
             stage,
-            min_bytes: match ringfs_protocol::mutant!("client: ask for no acked bytes") {
-                true => 0,
-                false => self.block.block.num_bytes,
-            },
+            min_bytes: self.block.block.num_bytes,
             max_bytes: self.bytes_sent,
             latest_generation_stamp,
         }

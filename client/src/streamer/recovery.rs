@@ -91,6 +91,9 @@ impl Streamer {
     }
 
     fn begin_recovery(&mut self, purpose: Purpose, restarting: Option<(String, u64)>, step: Step) {
+        if ringfs_protocol::mutant!("client: forget unacknowledged packets") {
+            self.ack_queue.clear();
+        }
         while let Some(packet) = self.ack_queue.pop_back() {
             self.data_queue.push_front(packet);
         }

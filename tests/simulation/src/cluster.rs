@@ -24,10 +24,11 @@ use ringfs_protocol::site_config::Configuration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::disk::StoreDisk;
+use crate::disk::{Disk, StoreDisk};
+use crate::invariants::Watch;
 use crate::kernel::HostKernel;
 use crate::rpc::Service;
-use crate::world::World;
+use crate::world::{State, World};
 
 /// Slabs of a datanode: few, so that streams must wait for each other.
 const SLABS: usize = 12;
@@ -37,6 +38,9 @@ const TURNS: usize = 8;
 const ROUNDS_MAX: u32 = 100_000;
 /// Steps of one world: a hundred times what the longest needs.
 const STEPS_MAX: u64 = 20_000_000;
+/// Files that an idle datanode may hold open: what its former processes kept open for readers stays so,
+/// as all of them share one thread.
+const OPEN_FILES_MAX: usize = 8;
 const CACHE_BYTES: usize = 1 << 20;
 pub const NAMENODE: &str = "nn";
 /// The moment at which worlds begin, in milliseconds since the epoch.
@@ -62,6 +66,7 @@ struct DatanodeRun {
     executor: Rc<Executor>,
     control: JoinHandle<()>,
     dataset: Arc<Mutex<Weak<Dataset>>>,
+    counters: Arc<Counters>,
 }
 
 pub struct NamenodeHost {
@@ -139,6 +144,7 @@ impl Cluster {
         addresses.extend((0..datanodes).map(|n| (format!("dn{n}"), datanode_address(n))));
         addresses.extend((0..=clients).map(|n| (format!("client{n}"), client_address(n))));
         world.state().network.addresses.extend(addresses);
+        world.state().watch = Arc::new(Watch::new(root));
         let disk = StoreDisk::default();
         let database = open_database(&disk).expect("a store in memory");
         namenode::format(&database, &configuration, EPOCH_MS).expect("formatting in memory");
@@ -187,6 +193,7 @@ impl Cluster {
         self.world.state().services.add(&namenode_address().to_string(), service);
         let background = tokio::spawn(namenode::run_background(namesystem.clone()));
         let namesystem = Arc::downgrade(&namesystem);
+        *self.world.state().watch.namesystem.lock() = namesystem.clone();
         self.namenode.run = Some(NamenodeRun { namesystem, background });
         self.world.state().trace(|| "the namenode starts".to_owned());
     }
@@ -207,6 +214,8 @@ impl Cluster {
             state.fault(kind);
             state.services.remove(&namenode_address().to_string());
         }
+        // What still runs on its way out, the store above all, must write nothing more.
+        self.namenode.disk.die();
         run.background.abort();
         self.until_gone(|| run.namesystem.strong_count() == 0, "the namenode").await;
         let mut state = self.world.state();
@@ -256,7 +265,7 @@ impl Cluster {
             process.clone(),
             executor.remote(),
             listener.expect("pipes"),
-            counters,
+            counters.clone(),
             serving,
         );
         let name = process.clone();
@@ -265,7 +274,7 @@ impl Cluster {
                 world.state().violation(format!("{name} gives up: {error}"));
             }
         });
-        host.run = Some(DatanodeRun { process, executor, control, dataset });
+        host.run = Some(DatanodeRun { process, executor, control, dataset, counters });
     }
 
     pub async fn kill_datanode(&mut self, number: usize, power_is_lost: bool) {
@@ -278,6 +287,7 @@ impl Cluster {
             state.services.remove(&ipc_address(number).to_string());
             state.lose_sockets(&run.process, power_is_lost);
         }
+        count_recoveries(&mut self.world.state(), &run.counters);
         run.control.abort();
         run.executor.stop();
         self.world.state().forget_process(&run.process);
@@ -300,6 +310,38 @@ impl Cluster {
                     }
                 }
             }
+        }
+    }
+
+    /// Has every datanode read all that it stores, and compare it with its checksums.
+    pub fn scrub(&self) {
+        for run in self.datanodes.iter().filter_map(|host| host.run.as_ref()) {
+            if let Some(dataset) = run.dataset.lock().upgrade() {
+                datanode::scrub(&dataset, &run.counters);
+            }
+        }
+    }
+
+    /// Changes a bit of a replica of a block that has another which is good.
+    pub fn rot(&self) {
+        let mut state = self.world.state();
+        let state = &mut *state;
+        let (watch, rng) = (state.watch.clone(), &mut state.rng);
+        let settled = watch.settled();
+        let candidates = settled.iter().filter(|settled| settled.block.num_bytes > 0);
+        let good = candidates.map(|settled| (settled.block, watch.good_replicas(settled.block)));
+        let good: Vec<_> = good.filter(|(_, machines)| machines.len() > 1).collect();
+        if good.is_empty() {
+            return;
+        }
+        let (block, machines) = &good[rng.random_range(0..good.len())];
+        let machine = &machines[rng.random_range(0..machines.len())];
+        let Some(data) = watch.data_file(*block, machine) else { return };
+        let Some(disk) = state.disks.get_mut(machine) else { return };
+        if disk.rot(&data, rng).is_ok_and(|rotten| rotten) {
+            watch.rotten.lock().insert((block.id, machine.clone()));
+            state.fault("disk: bit rot");
+            state.trace(|| format!("{block} rots at {machine}"));
         }
     }
 
@@ -368,6 +410,14 @@ impl Cluster {
     /// What idle datanodes hold on to.
     pub fn leaks(&self) -> Vec<String> {
         let mut leaks = Vec::new();
+        for number in 0..self.datanodes.len() {
+            let state = self.world.state();
+            let of_model = state.disks.get(&format!("dn{number}")).map_or(0, Disk::handles);
+            let open = state.watch.open_files(number).saturating_sub(of_model);
+            if open > OPEN_FILES_MAX {
+                leaks.push(format!("dn{number} holds {open} files open while idle"));
+            }
+        }
         for run in self.datanodes.iter().filter_map(|host| host.run.as_ref()) {
             let (executor, state) = (&run.executor, self.world.state());
             let sockets = state.network.sockets.get(&run.process).map_or(0, |all| all.len());
@@ -391,6 +441,17 @@ impl Cluster {
             self.kill_datanode(number, false).await;
         }
         self.kill_namenode(false).await;
+    }
+}
+
+fn count_recoveries(state: &mut State, counters: &Counters) {
+    for (kind, times) in [
+        ("re-replication", counters.blocks_replicated.get()),
+        ("rot found by a scrubber", counters.block_verification_failures.get()),
+    ] {
+        if times > 0 {
+            *state.recoveries.entry(kind).or_default() += times;
+        }
     }
 }
 

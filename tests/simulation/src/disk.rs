@@ -256,6 +256,23 @@ impl Disk {
         *self = Self { fails: self.fails, ..Self::default() };
     }
 
+    /// Descriptors that the model itself holds.
+    pub fn handles(&self) -> usize {
+        self.files.len()
+    }
+
+    /// What a loss of power would leave of the file; `None` if perhaps not even its name.
+    pub fn durable(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        if self.journal[self.forced..].iter().any(|change| change.makes(path)) {
+            return Ok(None);
+        }
+        let file = File::open(path)?;
+        match self.files.get(&file.metadata()?.ino()) {
+            Some(model) => Ok(Some(model.durable.clone())),
+            None => read_all(&file).map(Some),
+        }
+    }
+
     /// Changes one bit of a file behind everybody's back.
     pub fn rot(&mut self, path: &Path, rng: &mut StdRng) -> io::Result<bool> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -346,6 +363,14 @@ impl NameChange {
         }
     }
 
+    fn makes(&self, made: &Path) -> bool {
+        match self {
+            Self::Create { path } | Self::CreateDir { path } => path == made,
+            Self::Rename { to, .. } => to == made,
+            Self::Unlink { .. } => false,
+        }
+    }
+
     /// What is not as this change left it was changed durably since, and stays.
     fn undo(&self) -> io::Result<()> {
         let undone = match self {
@@ -393,6 +418,11 @@ impl StoreDisk {
     /// The process will die in the middle of a commit, this many steps from now.
     pub fn die_in(&self, steps: u64) {
         self.0.lock().dies_in = Some(steps);
+    }
+
+    /// Nothing is written from now on.
+    pub fn die(&self) {
+        self.0.lock().has_died = true;
     }
 
     pub fn has_died(&self) -> bool {

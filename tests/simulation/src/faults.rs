@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use crate::disk::Failures;
 use crate::workload::Promise;
 
+const BIASED_FAULTS: usize = 6;
 /// Seeds from here on live busier lives.
 pub const BUSY_FROM: u64 = 1_000;
 /// Seeds from here on meet resets in the middle of packets and disks that stall as well.
@@ -21,6 +22,7 @@ pub const KINDS: &[&str] = &[
     "datanode: power lost",
     "disk: EIO",
     "disk: ENOSPC",
+    "disk: bit rot",
     "disk: latency",
     "disk: stall",
     "disk: torn sector",
@@ -97,6 +99,91 @@ pub enum Fault {
     MendDisk {
         number: usize,
     },
+    /// Changes a bit of a replica that has good ones beside it.
+    Rot,
+    /// When this has happened so often.
+    After {
+        event: &'static str,
+        times: u64,
+        then: Box<Fault>,
+    },
+}
+
+/// What a world has more of than others, to reach what is rare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bias {
+    #[default]
+    None,
+    /// All datanodes die together, with files open.
+    AllDie,
+    /// All machines lose power as soon as this has happened.
+    PowerAfter(&'static str),
+    /// Calls are lost, and answers.
+    Retries,
+    /// One datanode dies, once; no writer may fail for that.
+    OneDies,
+    /// Datanodes are taken for dead, replaced, and come back.
+    Excess,
+    /// Machines lose power one at a time, and come back at once.
+    Power,
+    /// Syncs fail on one datanode.
+    FailedSyncs,
+    /// The namenode dies, again and again.
+    NamenodeDies,
+    /// Bits change on disks.
+    Rot,
+}
+
+/// The events that power may be lost after.
+const EVENTS: &[&str] = &["synced", "updatePipeline", "commitBlockSynchronization"];
+
+impl Bias {
+    /// By its name on a command line.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "none" => Self::None,
+            "all-die" => Self::AllDie,
+            "excess" => Self::Excess,
+            "failed-syncs" => Self::FailedSyncs,
+            "namenode-dies" => Self::NamenodeDies,
+            "one-dies" => Self::OneDies,
+            "power" => Self::Power,
+            "retries" => Self::Retries,
+            "rot" => Self::Rot,
+            name => {
+                let event = name.strip_prefix("power-after-");
+                let known = event.and_then(|name| EVENTS.iter().find(|event| **event == name));
+                Self::PowerAfter(known.ok_or_else(|| format!("there is no bias {name}"))?)
+            }
+        })
+    }
+}
+
+/// Every way of mending something: none of them may be out of reach.
+pub const RECOVERIES: &[&str] = &[
+    "block recovery",
+    "datanode replaced in a pipeline",
+    "lease ended by itself",
+    "lease recovered",
+    "lease taken over",
+    "pipeline recovery",
+    "re-replication",
+    "replica recovery",
+    "rot found by a scrubber",
+    "rot reported",
+];
+
+/// What an answered call shows to be mended.
+pub fn recovery_of(method: &str) -> Option<&'static str> {
+    Some(match method {
+        "commitBlockSynchronization" => "block recovery",
+        "getAdditionalDatanode" => "datanode replaced in a pipeline",
+        "initReplicaRecovery" => "replica recovery",
+        "recoverLease" => "lease recovered",
+        "reportBadBlocks" => "rot reported",
+        "updatePipeline" => "pipeline recovery",
+        _ => return None,
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -112,7 +199,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn of(seed: u64, rng: &mut StdRng) -> Self {
+    pub fn of(seed: u64, bias: Bias, rng: &mut StdRng) -> Self {
+        match bias {
+            Bias::None => Self::of_all_faults(seed, rng),
+            bias => Self::biased(bias, rng),
+        }
+    }
+
+    fn of_all_faults(seed: u64, rng: &mut StdRng) -> Self {
         let kind =
             [Kind::Processes, Kind::Processes, Kind::Power, Kind::Disk][rng.random_range(0..4)];
         let mut plan = Self {
@@ -145,6 +239,13 @@ impl Plan {
         if seed >= MORE_FROM {
             plan.add_more(rng, span_ms);
         }
+        // Where disks keep what they were given: each block then has another good replica.
+        if kind == Kind::Processes {
+            for _ in 0..rng.random_range(0..3) {
+                let at = Duration::from_millis(rng.random_range(5_000..span_ms));
+                plan.faults.push((at, Fault::Rot));
+            }
+        }
         plan.faults.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -163,6 +264,60 @@ impl Plan {
             let end = at + Duration::from_millis(rng.random_range(1_000..30_000));
             self.faults.push((end, Fault::MendDisk { number }));
         }
+    }
+
+    fn biased(bias: Bias, rng: &mut StdRng) -> Self {
+        let kind = match bias {
+            Bias::PowerAfter(_) | Bias::Power => Kind::Power,
+            Bias::FailedSyncs => Kind::Disk,
+            _ => Kind::Processes,
+        };
+        let mut plan = Self {
+            kind,
+            datanodes: if bias == Bias::OneDies { 4 } else { rng.random_range(4..6) },
+            writers: 2,
+            files: 2,
+            loss: if bias == Bias::Retries { 0.12 } else { 0.0 },
+            is_busy: true,
+            faults: Vec::new(),
+        };
+        for _ in 0..BIASED_FAULTS {
+            let at = Duration::from_millis(rng.random_range(500..40_000));
+            plan.add_biased(bias, rng, at);
+        }
+        plan.faults.push((Duration::from_secs(50), Fault::Heal));
+        plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn add_biased(&mut self, bias: Bias, rng: &mut StdRng, at: Duration) {
+        let number = rng.random_range(0..self.datanodes);
+        let soon = Duration::from_millis(rng.random_range(200..5_000));
+        let fault = match bias {
+            Bias::None => return,
+            Bias::AllDie => Fault::EndAll { power: false, down: soon },
+            Bias::PowerAfter(event) => Fault::After {
+                event,
+                times: rng.random_range(1..4),
+                then: Box::new(Fault::EndAll { power: true, down: soon }),
+            },
+            Bias::Retries => Fault::Reset,
+            Bias::OneDies if !self.faults.is_empty() => return,
+            Bias::OneDies => Fault::Ambush { parcels: rng.random_range(1..60), down: 4 * soon },
+            Bias::Excess => {
+                let down = Duration::from_secs(rng.random_range(60..120));
+                Fault::KillDatanode { number, power: false, down }
+            }
+            Bias::NamenodeDies => Fault::KillNamenode { power: false, down: soon },
+            Bias::Power => Fault::KillDatanode { number, power: true, down: soon },
+            Bias::FailedSyncs => {
+                self.faults.push((at + soon, Fault::MendDisk { number: 0 }));
+                let fails = Failures { sync: true, ..Failures::default() };
+                Fault::FailDisk { number: 0, fails }
+            }
+            Bias::Rot => Fault::Rot,
+        };
+        self.faults.push((at, fault));
     }
 
     pub fn promise(&self) -> Promise {

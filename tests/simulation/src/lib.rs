@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod faults;
+pub mod invariants;
 pub mod kernel;
 pub mod network;
 pub mod planted;
@@ -33,7 +34,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use cluster::Cluster;
-use faults::{Fault, Plan};
+use faults::{Bias, Fault, Kind, Plan};
+use invariants::Floor;
 use workload::{Oracle, Reader, Writer};
 use world::World;
 
@@ -46,11 +48,16 @@ const QUIET: Duration = Duration::from_secs(120);
 const LOOKS: u32 = 3;
 /// For what takes no simulated time and does not end: a hundred times what a world takes.
 const REAL_MAX: Duration = Duration::from_secs(300);
+/// How often what is promised is looked for on the disks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often datanodes read all that they have.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// A planted bug to live with, up to the first violation.
     pub mutant: Option<&'static str>,
+    pub bias: Bias,
     pub with_log: bool,
     /// Print what happens as it does.
     pub prints: bool,
@@ -62,6 +69,7 @@ pub struct Report {
     pub violations: Vec<String>,
     pub simulated: Duration,
     pub faults: BTreeMap<&'static str, u64>,
+    pub recoveries: BTreeMap<&'static str, u64>,
     pub trace_hash: u64,
     pub log: Vec<String>,
     pub bytes_promised: u64,
@@ -146,9 +154,11 @@ async fn live(seed: u64, options: Options) -> Report {
     simulation::enter(Arc::new(world.clone()));
     simulation::seed(seed);
     let mut rng = StdRng::seed_from_u64(seed);
-    let plan = Plan::of(seed, &mut rng);
+    let plan = Plan::of(seed, options.bias, &mut rng);
     world.state().trace(|| format!("{plan:?}"));
     let mut cluster = Cluster::new(world.clone(), directory.path(), plan.datanodes, plan.writers);
+    let floor = if plan.kind == Kind::Processes { Floor::Replication } else { Floor::One };
+    *world.state().watch.floor.lock() = floor;
     cluster.start_namenode();
     for number in 0..plan.datanodes {
         cluster.start_datanode(number);
@@ -168,6 +178,7 @@ async fn live(seed: u64, options: Options) -> Report {
             rng.random(),
         );
         writer.is_busy = plan.is_busy;
+        writer.must_not_fail = options.bias == Bias::OneDies;
         writers.spawn(writer.run(plan.files));
     }
     let reader = || Reader {
@@ -180,6 +191,7 @@ async fn live(seed: u64, options: Options) -> Report {
     let verifier = reader();
     let mut readers = JoinSet::new();
     readers.spawn(reader().run(StdRng::seed_from_u64(rng.random())));
+    readers.spawn(look_for_losses(world.clone(), oracle.clone(), plan.promise()));
     suffer(&mut cluster, &plan).await;
     world.state().services.loss = 0.0;
     let patience = Instant::now() + WRITERS_MAX;
@@ -197,11 +209,22 @@ async fn live(seed: u64, options: Options) -> Report {
     writers.shutdown().await;
     readers.shutdown().await;
     finish(&mut cluster, verifier).await;
+    is_at_peace(&mut cluster, &plan).await;
     let promised = |file: &workload::FileOracle| file.promised(plan.promise()) as u64;
     let bytes_promised = oracle.lock().iter().map(promised).sum();
-    let report = report_of(seed, &world, bytes_promised);
     cluster.stop_all().await;
-    report
+    report_of(seed, &world, bytes_promised)
+}
+
+/// Looks at every file's promised bytes, for ever.
+async fn look_for_losses(world: World, oracle: Oracle, promise: workload::Promise) {
+    let watch = world.state().watch.clone();
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        if let Some(lost) = watch.lost(&oracle, promise) {
+            world.state().violation(lost);
+        }
+    }
 }
 
 fn report_of(seed: u64, world: &World, bytes_promised: u64) -> Report {
@@ -212,6 +235,7 @@ fn report_of(seed: u64, world: &World, bytes_promised: u64) -> Report {
         violations: state.violations.clone(),
         simulated: state.started.elapsed(),
         faults: state.faults.clone(),
+        recoveries: state.recoveries.clone(),
         trace_hash,
         log: state.log.clone().unwrap_or_default(),
         bytes_promised,
@@ -252,6 +276,19 @@ async fn finish(cluster: &mut Cluster, verifier: Reader) {
     }
 }
 
+/// With rot found and replaced, the namenode's books must agree with the disks.
+async fn is_at_peace(cluster: &mut Cluster, plan: &Plan) {
+    if is_caught(&cluster.world) {
+        return;
+    }
+    cluster.scrub();
+    run_for(cluster, QUIET).await;
+    let watch = cluster.world.state().watch.clone();
+    for wrong in watch.at_peace(plan.promise(), plan.datanodes) {
+        cluster.world.state().violation(wrong);
+    }
+}
+
 /// A planted bug has shown itself, or nothing moves: nothing more is to be learnt.
 fn is_caught(world: &World) -> bool {
     let panics = PANICS.with(|all| all.all.take());
@@ -270,6 +307,7 @@ async fn run_for(cluster: &mut Cluster, time: Duration) {
 /// Carries the plan out, and mends everything at its end.
 async fn suffer(cluster: &mut Cluster, plan: &Plan) {
     let started = Instant::now();
+    let mut scrub_at = started + SCRUB_INTERVAL;
     let mut returns: Vec<(Instant, Option<usize>)> = Vec::new();
     let mut faults = plan.faults.iter();
     let mut next = faults.next();
@@ -283,6 +321,14 @@ async fn suffer(cluster: &mut Cluster, plan: &Plan) {
             }
             cluster.step(until).await;
             spring_ambush(cluster, &mut returns).await;
+            let sprung = std::mem::take(&mut cluster.world.state().sprung);
+            for fault in &sprung {
+                strike(cluster, fault, &mut returns).await;
+            }
+            if Instant::now() >= scrub_at {
+                cluster.scrub();
+                scrub_at = Instant::now() + SCRUB_INTERVAL;
+            }
         }
         while let Some((at, fault)) = next
             && started + *at <= Instant::now()
@@ -377,5 +423,9 @@ async fn strike(cluster: &mut Cluster, fault: &Fault, returns: &mut Vec<(Instant
             world.state().disks.entry(machine).or_default().fails = *fails;
         }
         Fault::MendDisk { number } => mend(cluster, *number),
+        Fault::Rot => cluster.rot(),
+        Fault::After { event, times, then } => {
+            world.state().awaiting.push((event, *times, Fault::clone(then)));
+        }
     }
 }

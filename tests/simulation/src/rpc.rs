@@ -14,10 +14,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use ringfs_protocol::RemoteError;
 use ringfs_protocol::rpc::server::{Call, CallError, Caller, RpcService};
-use ringfs_protocol::simulation::{self, Answering, Connecting};
+use ringfs_protocol::simulation::{self, Answering, Connecting, Sight};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::faults;
 use crate::network::ClientStream;
 use crate::world::{World, machine};
 
@@ -184,7 +185,16 @@ impl World {
         drop(service);
         let outcome = running.await.map_err(|_| broken("the server is gone"))?;
         let refusal = outcome.as_ref().err().map(|error| format!("{error:?}"));
-        self.state().trace(|| format!("{to} answers {method} of {from}: {refusal:?}"));
+        {
+            let mut state = self.state();
+            state.trace(|| format!("{to} answers {method} of {from}: {refusal:?}"));
+            if refusal.is_none() {
+                state.event(&method);
+                if let Some(recovery) = faults::recovery_of(&method) {
+                    state.recovery(recovery);
+                }
+            }
+        }
         self.pass(&to, &from).await?;
         if fate == Fate::ReplyLost {
             return Err(broken("the reply was lost"));
@@ -199,6 +209,22 @@ impl World {
 impl simulation::Network for World {
     fn call(&self, address: &str, call: Call) -> Answering {
         Box::pin(self.clone().exchange(address.to_owned(), call))
+    }
+
+    fn see(&self, sight: Sight<'_>) {
+        let watch = self.state().watch.clone();
+        let wrong = match sight {
+            Sight::Served { block, offset_bytes, bytes } => {
+                watch.served(block, offset_bytes, bytes)
+            }
+            Sight::Deleted(block) => {
+                self.state().trace(|| format!("a replica of {block} is deleted"));
+                watch.deleted(block)
+            }
+        };
+        if let Some(wrong) = wrong {
+            self.state().violation(wrong);
+        }
     }
 
     fn connect(&self, host: &str, address: &str) -> Connecting {

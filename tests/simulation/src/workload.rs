@@ -36,6 +36,8 @@ pub struct FileOracle {
     pub synced: Vec<Range<usize>>,
     pub block_size: usize,
     pub is_closed: bool,
+    /// How often it was cut: what was read meanwhile says nothing.
+    pub truncations: u64,
 }
 
 pub type Oracle = Arc<Mutex<Vec<FileOracle>>>;
@@ -55,6 +57,8 @@ pub struct Writer {
     pub host: String,
     pub rng: StdRng,
     pub is_busy: bool,
+    /// No fault of this world is a reason for a write to fail.
+    pub must_not_fail: bool,
     instance: u64,
 }
 
@@ -69,7 +73,9 @@ impl Writer {
     ) -> Self {
         let rng = StdRng::seed_from_u64(seed ^ (number as u64 + 1) << 32);
         let host = format!("client{number}");
-        Self { world, configuration, oracle, promise, host, rng, is_busy: false, instance: 0 }
+        let (is_busy, must_not_fail) = (false, false);
+        let instance = 0;
+        Self { world, configuration, oracle, promise, host, rng, is_busy, must_not_fail, instance }
     }
 
     /// Writes `files` files, one after the other.
@@ -103,8 +109,12 @@ impl Writer {
         };
         let mut sessions = self.rng.random_range(1..if self.is_busy { 8 } else { 5 });
         let mut client = self.client();
+        self.rearrange(&client, index).await;
         let mut opened = client.create(&path, options).await.ok();
         while sessions > 0 {
+            if opened.is_none() && self.rng.random_bool(0.15) {
+                self.truncate(&client, index).await;
+            }
             let writer = match opened.take() {
                 Some(writer) => writer,
                 None => match self.reopen(&mut client, index).await {
@@ -116,8 +126,62 @@ impl Writer {
             if let Err(error) = self.session(writer, index).await {
                 let host = &self.host;
                 self.world.state().trace(|| format!("{host}: {path}: {error}"));
+                if self.must_not_fail && !matches!(error, ClientError::Closed { .. }) {
+                    let what = format!("writing {path} failed for one datanode's death: {error}");
+                    self.world.state().violation(what);
+                }
                 client = self.client();
             }
+        }
+    }
+
+    /// Cuts a closed file anywhere. Without an answer it is as long as it was, or cut.
+    async fn truncate(&mut self, client: &Client, index: usize) {
+        let (path, len) = {
+            let mut oracle = self.oracle.lock();
+            let file = &mut oracle[index];
+            if !file.is_closed || file.content.len() < 2 {
+                return;
+            }
+            let len = self.rng.random_range(1..file.content.len());
+            file.truncations += 1;
+            file.promise_at_most(len);
+            file.is_closed = false;
+            (file.path.clone(), len)
+        };
+        match client.truncate(&path, len as u64).await {
+            Ok(_) => {
+                self.world.state().event("truncated");
+                self.world.state().trace(|| format!("{path} is cut to {len}"));
+                self.oracle.lock()[index].content.truncate(len);
+            }
+            Err(error) => self.world.state().trace(|| format!("cutting {path}: {error}")),
+        }
+    }
+
+    /// Changes of names that nobody else makes: an answer, however late, is that of the first try.
+    async fn rearrange(&self, client: &Client, index: usize) {
+        let (one, other) =
+            (format!("/{}-{index}-one", self.host), format!("/{}-{index}", self.host));
+        let answers = async {
+            client.mkdirs(&one, 0o755, false).await?;
+            for (from, to) in [(&one, &other), (&other, &one), (&one, &other)] {
+                let renamed = client.rename(from, to).await?;
+                self.expect(renamed, || format!("rename of {from}"));
+            }
+            let deleted = client.delete(&other, true).await?;
+            self.expect(deleted, || format!("delete of {other}"));
+            Ok::<_, ClientError>(())
+        };
+        if let Err(error) = answers.await {
+            let host = &self.host;
+            self.world.state().trace(|| format!("{host}: {error}"));
+        }
+    }
+
+    fn expect(&self, was_done: bool, what: impl Fn() -> String) {
+        if !was_done {
+            self.world.state().violation(format!("{} was not done, says its answer", what()));
         }
     }
 
@@ -185,6 +249,15 @@ impl Writer {
         let (path, host) = (file.path.clone(), &self.host);
         let how = if synced { "synced" } else { "flushed" };
         self.world.state().trace(|| format!("{host}: {path} is {how} to {position}"));
+        self.world.state().event(how);
+        // A flush that power may take back may be taken back already.
+        if synced || self.promise == Promise::Flushed {
+            let watch = self.world.state().watch.clone();
+            let content = &file.content[..position as usize];
+            if let Some(wrong) = watch.acknowledged(&self.world, &path, content, synced) {
+                self.world.state().violation(wrong);
+            }
+        }
     }
 
     /// Another process opens the file again, at whatever length it has now.
@@ -196,6 +269,9 @@ impl Writer {
         for _ in 0..REOPEN_TRIES {
             match client.append(&path).await {
                 Ok(writer) => {
+                    if !self.oracle.lock()[index].is_closed {
+                        self.world.state().recovery("lease taken over");
+                    }
                     self.take_over(index, writer.position() as usize);
                     return Some(writer);
                 }
@@ -234,8 +310,7 @@ impl Writer {
             ));
         }
         file.content.truncate(len);
-        file.flushed = file.flushed.min(len);
-        file.synced.retain(|range| range.end <= len);
+        file.promise_at_most(len);
         file.is_closed = false;
     }
 
@@ -256,8 +331,14 @@ impl FileOracle {
         }
     }
 
+    fn promise_at_most(&mut self, len: usize) {
+        self.flushed = self.flushed.min(len);
+        self.synced.iter_mut().for_each(|range| range.end = range.end.min(len));
+        self.synced.retain(|range| !range.is_empty());
+    }
+
     /// What must be read back, once nothing writes.
-    fn promised_ranges(&self, promise: Promise) -> Vec<Range<usize>> {
+    pub fn promised_ranges(&self, promise: Promise) -> Vec<Range<usize>> {
         match promise {
             Promise::Flushed => std::iter::once(0..usize::MAX).collect(),
             Promise::Synced => self.synced.clone(),
@@ -290,19 +371,22 @@ impl Reader {
                 let count = oracle.len();
                 (count > 0).then(|| {
                     let file = &oracle[rng.random_range(0..count)];
-                    (file.path.clone(), file.promised(self.promise))
+                    (file.path.clone(), file.promised(self.promise), file.truncations)
                 })
             };
-            let Some((path, least)) = chosen else { continue };
+            let Some((path, least, truncations)) = chosen else { continue };
             if let Ok((len, bytes)) = read_all(&client, &path).await {
-                self.compare(&path, least, len, &bytes);
+                let oracle = self.oracle.lock();
+                let file = oracle.iter().find(|file| file.path == path);
+                if let Some(file) = file.filter(|file| file.truncations == truncations) {
+                    self.compare(file, least, len, &bytes);
+                }
             }
         }
     }
 
-    fn compare(&self, path: &str, least: usize, len: usize, bytes: &[u8]) {
-        let oracle = self.oracle.lock();
-        let Some(file) = oracle.iter().find(|file| file.path == path) else { return };
+    fn compare(&self, file: &FileOracle, least: usize, len: usize, bytes: &[u8]) {
+        let path = &file.path;
         if len < least {
             let what = format!("a reader sees {len} bytes of {path}, where {least} are promised");
             self.world.state().violation(what);
@@ -369,8 +453,12 @@ impl Reader {
 
     /// A lease ends by itself, or sooner when somebody asks for it; false if the file is not there.
     async fn until_closed(&self, client: &Client, path: &str, least: usize, asks: bool) -> bool {
-        for _ in 0..240 {
+        for attempt in 0..240 {
             match client.is_file_closed(path).await {
+                Ok(true) if attempt > 0 && !asks => {
+                    self.world.state().recovery("lease ended by itself");
+                    return true;
+                }
                 Ok(true) => return true,
                 Ok(false) if asks => drop(client.recover_lease(path).await),
                 Ok(false) => {}

@@ -18,6 +18,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::disk::Disk;
+use crate::faults::Fault;
+use crate::invariants::Watch;
 use crate::kernel::Ended;
 use crate::network::Network;
 use crate::rpc::Services;
@@ -50,6 +52,13 @@ pub struct State {
     /// Operations of each host's executor that have ended and were not taken.
     pub ended: BTreeMap<Host, Vec<Ended>>,
     pub faults: BTreeMap<&'static str, u64>,
+    /// What was done about faults, by its kind.
+    pub recoveries: BTreeMap<&'static str, u64>,
+    /// Faults that wait for an event, and how often it must yet happen.
+    pub awaiting: Vec<(&'static str, u64, Fault)>,
+    /// Those whose event has come.
+    pub sprung: Vec<Fault>,
+    pub watch: Arc<Watch>,
     trace: DefaultHasher,
     pub log: Option<Vec<String>>,
     prints: bool,
@@ -74,6 +83,10 @@ impl World {
             services: Services::default(),
             ended: BTreeMap::new(),
             faults: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
+            awaiting: Vec::new(),
+            sprung: Vec::new(),
+            watch: Arc::default(),
             trace: DefaultHasher::new(),
             log: with_log.then(Vec::new),
             prints,
@@ -151,6 +164,21 @@ impl State {
     pub fn fault(&mut self, kind: &'static str) {
         self.count(kind);
         self.trace(|| format!("fault: {kind}"));
+    }
+
+    /// Counts a recovery of this kind that went well.
+    pub fn recovery(&mut self, kind: &'static str) {
+        *self.recoveries.entry(kind).or_default() += 1;
+    }
+
+    /// Something has happened that faults may wait for.
+    pub fn event(&mut self, name: &str) {
+        for (_, left, _) in self.awaiting.iter_mut().filter(|(awaited, ..)| *awaited == name) {
+            *left = left.saturating_sub(1);
+        }
+        let due = self.awaiting.extract_if(.., |(_, left, _)| *left == 0);
+        let due: Vec<Fault> = due.map(|(_, _, fault)| fault).collect();
+        self.sprung.extend(due);
     }
 
     pub fn violation(&mut self, what: String) {

@@ -1,0 +1,342 @@
+//! What must hold at every step, looked at from above: the namenode's books against what lies on the
+//! disks of all machines, running or not.
+//!
+//! | when | what |
+//! |---|---|
+//! | an hflush or hsync returns | each datanode of the pipeline has the bytes, under the block's stamp, with their checksums; after an hsync a loss of power would leave them |
+//! | every few seconds | a replica with the promised bytes of each block lies somewhere |
+//! | a reader was given bytes | nobody was ever given others for that block, stamp and offset |
+//! | a datanode has deleted a replica | there are still as many good ones as is safe |
+//! | at the end, in peace | what the namenode counts for a good replica is one; no block lacks any; no file is open |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use ringfs_namenode::namesystem::Namesystem;
+use ringfs_namenode::simulation::{self as namenode, SettledBlock};
+use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp};
+use ringfs_protocol::meta_file::{self, DatanodeLayout, META_HEADER_BYTES, ReplicaFile};
+
+use crate::disk::Disk;
+use crate::workload::{Oracle, Promise};
+use crate::world::World;
+
+/// How deep deletions by the namenode may bring the number of good replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Floor {
+    /// Disks keep what they have: never below the block's replication.
+    #[default]
+    Replication,
+    /// Disks lose what the namenode still counts on: one must be left.
+    One,
+}
+
+#[derive(Default)]
+pub struct Watch {
+    pub root: PathBuf,
+    pub floor: Mutex<Floor>,
+    pub namesystem: Mutex<Weak<Namesystem>>,
+    /// Blocks of which the replica on that machine has rotted.
+    pub rotten: Mutex<BTreeSet<(BlockId, String)>>,
+    served: Mutex<BTreeMap<(BlockId, GenerationStamp), Served>>,
+}
+
+/// Each byte of a block that somebody was given.
+type Served = Vec<Option<u8>>;
+
+/// A replica by its files.
+struct Found {
+    machine: String,
+    stamp: GenerationStamp,
+    is_finalized: bool,
+    data: PathBuf,
+    meta: PathBuf,
+}
+
+impl Watch {
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), ..Self::default() }
+    }
+
+    fn namenode(&self) -> Option<Arc<Namesystem>> {
+        self.namesystem.lock().upgrade()
+    }
+
+    /// A reader was given `bytes`: what is wrong with that.
+    pub fn served(&self, block: Block, offset_bytes: u64, bytes: &[u8]) -> Option<String> {
+        let mut served = self.served.lock();
+        let known = served.entry((block.id, block.generation_stamp)).or_default();
+        let start = offset_bytes as usize;
+        known.resize(known.len().max(start + bytes.len()), None);
+        let differs = |(known, byte): (&Option<u8>, &u8)| known.is_some_and(|known| known != *byte);
+        let at = known[start..].iter().zip(bytes).position(differs);
+        for (known, byte) in known[start..].iter_mut().zip(bytes) {
+            known.get_or_insert(*byte);
+        }
+        at.map(|at| format!("two different bytes were served for {block} at {}", start + at))
+    }
+
+    /// A datanode has deleted a replica: whether too few are left.
+    pub fn deleted(&self, deleted: Block) -> Option<String> {
+        let settled = namenode::settled_blocks(&*self.namenode()?);
+        let settled = settled.into_iter().find(|settled| settled.block.id == deleted.id)?;
+        let block = settled.block;
+        if block.generation_stamp != deleted.generation_stamp {
+            return None;
+        }
+        let floor = *self.floor.lock();
+        // Where power is lost, what nobody synced may be torn everywhere.
+        let left = match floor {
+            Floor::Replication => self.good_replicas(block).len(),
+            Floor::One => self.whole_replicas(block).len(),
+        };
+        let has_rotted = self.rotten.lock().iter().any(|(id, _)| *id == block.id);
+        let was_good = block.num_bytes == deleted.num_bytes && !has_rotted;
+        let safe = match (floor, was_good) {
+            (Floor::Replication, true) => settled.replication,
+            (Floor::Replication, false) => settled.replication.min(2),
+            (Floor::One, _) => 1,
+        };
+        let unsafe_ = left < safe;
+        unsafe_.then(|| format!("a deletion leaves {left} good replicas of {block}, not {safe}"))
+    }
+
+    /// Bytes of `path` up to `end` are acknowledged, and durable if `synced`: who lacks them.
+    pub fn acknowledged(
+        &self,
+        world: &World,
+        path: &str,
+        content: &[u8],
+        synced: bool,
+    ) -> Option<String> {
+        let located = namenode::located(&self.namenode()?, path)?;
+        let open = located.last_block.filter(|_| !located.is_last_block_complete)?;
+        let block = ExtendedBlock::from(&open.b).block;
+        let acked = content.get(open.offset as usize..).filter(|acked| !acked.is_empty())?;
+        let state = world.state();
+        for datanode in &open.locs {
+            let machine = machine_of(&datanode.id.datanode_uuid);
+            if self.rotten.lock().contains(&(block.id, machine.clone())) {
+                continue;
+            }
+            let found = self.replicas_of(block.id);
+            let found = found
+                .iter()
+                .find(|found| found.machine == machine && found.stamp == block.generation_stamp);
+            let Some(found) = found else {
+                return Some(format!("{machine} has no replica of {block} at an ack for {path}"));
+            };
+            let lacks = match (synced, state.disks.get(&machine)) {
+                (true, Some(disk)) => found.lacks_durably(disk, acked),
+                _ => found.lacks(acked),
+            };
+            if let Some(what) = lacks {
+                let how = if synced { "synced" } else { "flushed" };
+                return Some(format!("{machine}: {what} of {block}, {how} for {path}"));
+            }
+        }
+        None
+    }
+
+    /// What is promised of the files, and lies on no disk.
+    pub fn lost(&self, oracle: &Oracle, promise: Promise) -> Option<String> {
+        let namesystem = self.namenode()?;
+        for file in oracle.lock().iter() {
+            let least = file.promised(promise);
+            let Some(located) = namenode::located(&namesystem, &file.path) else { continue };
+            for block in &located.blocks {
+                let (id, start) = (ExtendedBlock::from(&block.b).block.id, block.offset as usize);
+                let is_last = located.last_block.as_ref().is_some_and(|last| last.b == block.b);
+                let len = if is_last { file.block_size } else { block.b.num_bytes() as usize };
+                for range in file.promised_ranges(promise) {
+                    let within = range.start.max(start)..range.end.min(least).min(start + len);
+                    if within.is_empty() {
+                        continue;
+                    }
+                    let bytes = &file.content[within.clone()];
+                    let at = within.start - start..within.end - start;
+                    let replicas = self.replicas_of(id);
+                    if !replicas.iter().any(|found| found.has(at.clone(), bytes)) {
+                        return Some(format!("no disk has {} in {within:?} any more", file.path));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// After faults have long ended: what is not as the namenode takes it to be.
+    pub fn at_peace(&self, promise: Promise, datanodes: usize) -> Vec<String> {
+        let Some(namesystem) = self.namenode() else {
+            return vec!["the namenode does not run".to_owned()];
+        };
+        let mut wrong = Vec::new();
+        for SettledBlock { block, replication, datanodes: holders } in
+            namenode::settled_blocks(&namesystem)
+        {
+            let good = self.good_replicas(block);
+            for uuid in &holders {
+                let machine = machine_of(uuid);
+                if !good.contains(&machine) {
+                    wrong.push(format!("the namenode counts on {block} at {machine} in vain"));
+                }
+            }
+            // What nobody synced may be gone with the power.
+            let may_be_gone = holders.is_empty() && promise == Promise::Synced;
+            if holders.len() < replication.min(datanodes) && !may_be_gone {
+                let count = holders.len();
+                wrong.push(format!("{block} has {count} replicas of {replication} in the end"));
+            }
+        }
+        wrong
+    }
+
+    /// Descriptors of this process on files of datanode `number`, its lock apart.
+    pub fn open_files(&self, number: usize) -> usize {
+        let root = self.root.join(format!("dn{number}"));
+        let descriptors = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let files = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        files.filter(|file| file.starts_with(&root) && !file.ends_with("in_use.lock")).count()
+    }
+
+    /// Machines with a finalized replica of this stamp and length whose checksums are right.
+    pub fn good_replicas(&self, block: Block) -> Vec<String> {
+        let is_good = |found: &Found| {
+            found.is_finalized
+                && found.stamp == block.generation_stamp
+                && found.is_verified(block.num_bytes)
+        };
+        let replicas = self.replicas_of(block.id).into_iter().filter(is_good);
+        replicas.map(|found| found.machine).collect()
+    }
+
+    /// Machines with a finalized replica of this stamp and length.
+    fn whole_replicas(&self, block: Block) -> Vec<String> {
+        let is_whole = |found: &Found| {
+            let len = fs::metadata(&found.data).map_or(0, |data| data.len());
+            found.is_finalized && found.stamp == block.generation_stamp && len == block.num_bytes
+        };
+        let replicas = self.replicas_of(block.id).into_iter().filter(is_whole);
+        replicas.map(|found| found.machine).collect()
+    }
+
+    /// The data file of a finalized replica, to be spoilt.
+    pub fn data_file(&self, block: Block, machine: &str) -> Option<PathBuf> {
+        let mut replicas = self.replicas_of(block.id).into_iter();
+        let held = replicas.find(|found| found.machine == machine && found.is_finalized);
+        held.map(|found| found.data)
+    }
+
+    /// Blocks whose stamp and length are final, as far as the namenode runs.
+    pub fn settled(&self) -> Vec<SettledBlock> {
+        self.namenode().map_or_else(Vec::new, |namesystem| namenode::settled_blocks(&namesystem))
+    }
+
+    fn replicas_of(&self, id: BlockId) -> Vec<Found> {
+        let mut found = Vec::new();
+        for number in 0.. {
+            let machine = format!("dn{number}");
+            let pool = self.root.join(&machine).join("current").join(namenode::POOL_ID);
+            if !self.root.join(&machine).exists() {
+                return found;
+            }
+            let blocks = pool.join("current");
+            let finalized = blocks.join("finalized").join(DatanodeLayout::V57.block_dir(id));
+            for (directory, is_finalized) in [(finalized, true), (blocks.join("rbw"), false)] {
+                let data = directory.join(meta_file::block_file_name(id));
+                let Some((stamp, meta)) = meta_in(&directory, id) else { continue };
+                if data.exists() {
+                    let machine = machine.clone();
+                    found.push(Found { machine, stamp, is_finalized, data, meta });
+                }
+            }
+        }
+        unreachable!("a search without an end")
+    }
+}
+
+impl Found {
+    fn has(&self, range: Range<usize>, bytes: &[u8]) -> bool {
+        fs::read(&self.data).is_ok_and(|data| data.get(range) == Some(bytes))
+    }
+
+    fn is_verified(&self, len: u64) -> bool {
+        let (Ok(data), Ok(meta)) = (fs::read(&self.data), fs::read(&self.meta)) else {
+            return false;
+        };
+        data.len() as u64 == len && checksums_fit(&data, &meta)
+    }
+
+    /// What is missing of `acked` for a reader.
+    fn lacks(&self, acked: &[u8]) -> Option<&'static str> {
+        let (Ok(data), Ok(meta)) = (fs::read(&self.data), fs::read(&self.meta)) else {
+            return Some("the files");
+        };
+        lacks(&data, &meta, acked)
+    }
+
+    fn lacks_durably(&self, disk: &Disk, acked: &[u8]) -> Option<&'static str> {
+        match (disk.durable(&self.data), disk.durable(&self.meta)) {
+            (Ok(Some(data)), Ok(Some(meta))) => lacks(&data, &meta, acked),
+            (Ok(None), _) | (_, Ok(None)) => Some("a durable name"),
+            _ => Some("the files"),
+        }
+    }
+}
+
+fn lacks(data: &[u8], meta: &[u8], acked: &[u8]) -> Option<&'static str> {
+    if data.get(..acked.len()) != Some(acked) {
+        return Some("bytes are missing");
+    }
+    (!checksums_fit(&data[..acked.len()], meta)).then_some("checksums are missing")
+}
+
+/// Whether `meta` begins with the checksums of exactly `data`.
+fn checksums_fit(data: &[u8], meta: &[u8]) -> bool {
+    let Some((header, checksums)) = meta.split_first_chunk::<META_HEADER_BYTES>() else {
+        return false;
+    };
+    let Ok(checksum) = meta_file::decode_meta_header(header) else { return false };
+    let checksums = checksums.get(..checksum.checksums_len(data.len() as u64) as usize);
+    checksums.is_some_and(|checksums| checksum.verify(data, checksums).is_ok())
+}
+
+fn meta_in(directory: &Path, id: BlockId) -> Option<(GenerationStamp, PathBuf)> {
+    let mut newest: BTreeMap<GenerationStamp, PathBuf> = BTreeMap::new();
+    for entry in fs::read_dir(directory).ok()?.flatten() {
+        let name = entry.file_name();
+        if let Some(ReplicaFile::Meta(found, stamp)) =
+            name.to_str().and_then(meta_file::parse_replica_file_name)
+            && found == id
+        {
+            newest.insert(stamp, entry.path());
+        }
+    }
+    newest.pop_last()
+}
+
+/// `uuid-3` is `dn3`.
+fn machine_of(uuid: &str) -> String {
+    uuid.replace("uuid-", "dn")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_bytes_for_the_same_place_are_noticed() {
+        let watch = Watch::default();
+        let block = Block { id: BlockId(7), generation_stamp: GenerationStamp(1), num_bytes: 9 };
+        assert_eq!(watch.served(block, 2, b"abc"), None);
+        assert_eq!(watch.served(block, 4, b"cd"), None);
+        let other = Block { generation_stamp: GenerationStamp(2), ..block };
+        assert_eq!(watch.served(other, 2, b"xyz"), None);
+        let wrong = watch.served(block, 0, b"..abX").unwrap();
+        assert!(wrong.ends_with("at 4"), "{wrong}");
+    }
+}
