@@ -8,6 +8,10 @@
 //! | no FINALIZED, some RBW | the shortest RBW; only RBWs take part |
 //! | only RWR | the shortest; all take part |
 //!
+//! A truncate's recovery that came to an end half-way left FINALIZED replicas of the length that was
+//! asked for beside those of the length before: both take part in the next. (Apache refuses them as
+//! inconsistent, for ever.)
+//!
 //! Any failure gives up: the namenode starts another recovery with a higher id later.
 
 use std::sync::Arc;
@@ -254,21 +258,25 @@ fn decide(
         return Ok(Verdict::Delete);
     }
     let finalized = of(ReplicaState::Finalized).map(|(_, found)| found.block.num_bytes);
-    let (participants, len): (Vec<usize>, u64) = if let Some(len) = finalized.clone().next() {
-        if let Some(other) = finalized.clone().find(|other| *other != len) {
-            return Err(format!("FINALIZED replicas of {len} and of {other} bytes"));
-        }
-        let as_long = of(ReplicaState::Rbw).filter(|(_, found)| found.block.num_bytes == len);
-        (of(ReplicaState::Finalized).chain(as_long).map(|(index, _)| index).collect(), len)
-    } else {
-        let shortest_of = |state| {
-            let len = of(state).map(|(_, found)| found.block.num_bytes).min()?;
-            Some((of(state).map(|(index, _)| index).collect(), len))
+    let is_cut = |len: &u64| Some(*len) == truncate_to;
+    let whole = finalized.clone().find(|len| !is_cut(len));
+    let (participants, len): (Vec<usize>, u64) =
+        if let Some(len) = whole.or_else(|| finalized.clone().next()) {
+            let mut others = finalized.clone().filter(|other| *other != len && !is_cut(other));
+            if let Some(other) = others.next() {
+                return Err(format!("FINALIZED replicas of {len} and of {other} bytes"));
+            }
+            let as_long = of(ReplicaState::Rbw).filter(|(_, found)| found.block.num_bytes == len);
+            (of(ReplicaState::Finalized).chain(as_long).map(|(index, _)| index).collect(), len)
+        } else {
+            let shortest_of = |state| {
+                let len = of(state).map(|(_, found)| found.block.num_bytes).min()?;
+                Some((of(state).map(|(index, _)| index).collect(), len))
+            };
+            shortest_of(ReplicaState::Rbw)
+                .or_else(|| shortest_of(ReplicaState::Rwr))
+                .ok_or("no replica is in a state to be recovered")?
         };
-        shortest_of(ReplicaState::Rbw)
-            .or_else(|| shortest_of(ReplicaState::Rwr))
-            .ok_or("no replica is in a state to be recovered")?
-    };
     Ok(Verdict::Keep { participants, len: truncate_to.unwrap_or(len) })
 }
 
@@ -312,6 +320,15 @@ mod tests {
         assert!(verdict(&[(Finalized, 9), (Finalized, 8)]).is_err());
         assert!(verdict(&[(Rur, 9)]).is_err());
         assert_eq!(decide(&found(&[(Finalized, 9)]), Some(4)), keep(&[0], 4));
+    }
+
+    #[test]
+    fn a_truncate_that_was_cut_short_is_taken_up_again() {
+        let verdict = |states: &[(ReplicaState, u64)]| decide(&found(states), Some(4));
+        assert_eq!(verdict(&[(Finalized, 9), (Finalized, 4), (Finalized, 9)]), keep(&[0, 1, 2], 4));
+        assert_eq!(verdict(&[(Finalized, 4), (Finalized, 9)]), keep(&[0, 1], 4));
+        assert_eq!(verdict(&[(Finalized, 4), (Finalized, 4)]), keep(&[0, 1], 4));
+        assert!(verdict(&[(Finalized, 4), (Finalized, 9), (Finalized, 8)]).is_err());
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Dataset {
             self.distrust(&replica, &held, &error).await;
             return Err(error);
         }
+        #[cfg(feature = "simulation")]
+        if new_len < old.block.num_bytes {
+            let cut = Block { id: old.block.id, generation_stamp: recovery_id, num_bytes: new_len };
+            ringfs_protocol::simulation::see(ringfs_protocol::simulation::Sight::Cut(cut));
+        }
         self.settle(&replica, &held, ReplicaEvent::FinishRecovery, recovery_id, new_len, None)?;
         Ok(storage_id)
     }

@@ -34,6 +34,8 @@ pub enum Sight<'a> {
     Served { block: Block, offset_bytes: u64, bytes: &'a [u8] },
     /// A datanode has deleted its replica.
     Deleted(Block),
+    /// A recovery has cut a datanode's replica to this length, under this new stamp.
+    Cut(Block),
 }
 
 /// A connected stream; as a socket that does not block.

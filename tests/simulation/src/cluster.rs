@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::Rng;
@@ -36,6 +37,9 @@ const SLABS: usize = 12;
 const TURNS: usize = 8;
 /// Rounds in which something runs though no time passes: a thousand times what worlds need.
 const ROUNDS_MAX: u32 = 100_000;
+/// Tasks of the namenode and of clients live while a step waits: a namenode that dies meanwhile is
+/// found and started again after this time.
+const LONGEST_STEP: Duration = Duration::from_secs(5);
 /// Steps of one world: a hundred times what the longest needs.
 const STEPS_MAX: u64 = 20_000_000;
 /// Files that an idle datanode may hold open: what its former processes kept open for readers stays so,
@@ -364,7 +368,7 @@ impl Cluster {
         self.settle().await;
         let timers = self.executors().filter_map(|executor| executor.next_timer());
         let next = timers.map(Instant::from_std).chain(self.world.next_event()).min();
-        let next = next.unwrap_or(until).min(until);
+        let next = next.unwrap_or(until).min(until).min(Instant::now() + LONGEST_STEP);
         tokio::select! {
             biased;
             () = self.world.changed() => {}

@@ -43,6 +43,8 @@ pub struct Watch {
     /// Blocks of which the replica on that machine has rotted.
     pub rotten: Mutex<BTreeSet<(BlockId, String)>>,
     served: Mutex<BTreeMap<(BlockId, GenerationStamp), Served>>,
+    /// Blocks that were cut, and the stamp that they have had since.
+    cut: Mutex<BTreeMap<BlockId, GenerationStamp>>,
 }
 
 /// Each byte of a block that somebody was given.
@@ -66,8 +68,17 @@ impl Watch {
         self.namesystem.lock().upgrade()
     }
 
+    /// A recovery cut a replica. Who knows the block by an older stamp is served what is there under
+    /// newer ones, and where it grew again after a truncate that differs.
+    pub fn cut(&self, block: Block) {
+        self.cut.lock().insert(block.id, block.generation_stamp);
+    }
+
     /// A reader was given `bytes`: what is wrong with that.
     pub fn served(&self, block: Block, offset_bytes: u64, bytes: &[u8]) -> Option<String> {
+        if self.cut.lock().get(&block.id).is_some_and(|stamp| block.generation_stamp < *stamp) {
+            return None;
+        }
         let mut served = self.served.lock();
         let known = served.entry((block.id, block.generation_stamp)).or_default();
         let start = offset_bytes as usize;

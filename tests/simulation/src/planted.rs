@@ -128,7 +128,7 @@ pub const PLANTED: &[Planted] = &[
     planted(
         "datanode: checksum before its data",
         HSYNC,
-        10,
+        30,
         "a reader sees",
         "a checksum covers bytes that power took",
     ),

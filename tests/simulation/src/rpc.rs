@@ -221,6 +221,10 @@ impl simulation::Network for World {
                 self.state().trace(|| format!("a replica of {block} is deleted"));
                 watch.deleted(block)
             }
+            Sight::Cut(block) => {
+                watch.cut(block);
+                None
+            }
         };
         if let Some(wrong) = wrong {
             self.state().violation(wrong);
