@@ -5,12 +5,11 @@
 //! receive -> pieces -> [job: data writes] -> meta write -> (sync) -> durable_end -> acks
 //! ```
 //!
-//! Data gathers in `pieces` until a slab is full; then it is a job. What has gathered is flushed as it
+//! Data gathers (`gathering`) until a slab is full; then it is a job. What has gathered is flushed as it
 //! is when the socket has nothing more and the disk is idle: at once if the last packet is a short one
-//! (its client flushes, and waits) or the last slab took longer than [`SLAB_PATIENCE`] to fill, or else
-//! when the data has waited for [`GATHER_PATIENCE`]. Whole sectors go from the slab, the last partial
-//! sector from a padded copy, written again once it has grown. So a fast writer gets writes of a slab,
-//! and a slow one, or one that flushes, an ack without delay.
+//! (its client flushes, and waits) or the last slab took longer than `SLAB_PATIENCE` to fill, or else
+//! when the data has waited for [`GATHER_PATIENCE`]. So a fast writer gets writes of a slab, and a slow
+//! one, or one that flushes, an ack without delay.
 //!
 //! A new block that is flushed within its first [`CACHED_WRITE_MAX_BYTES`], as small files are, has that
 //! written through the page cache, data and checksums by one piece of work of the volume's threads; and
@@ -30,7 +29,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
@@ -38,16 +36,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
-use crate::limits::{
-    CACHED_WRITE_MAX_BYTES, EAGER_PACKET_BYTES, GATHER_PATIENCE, SLAB_PATIENCE, TURN_BYTES,
-};
-use crate::replica::{OnDisk, Replica};
+use crate::gathering::Gathering;
+use crate::limits::{GATHER_PATIENCE, TURN_BYTES};
+use crate::replica::Replica;
 use crate::ring::{
     self, Buffer, BufferMut, Either, File, FileWork, Recycler, SECTOR_BYTES, SendMessage, Signal,
 };
 use crate::transitions::ReplicaWriter;
 use crate::volume::SpacePromise;
-use crate::write_job::{JobWrites, RunningWork, WriteJob, Writes};
+use crate::write_job::{RunningWork, WriteJob, Writes};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
@@ -72,7 +69,7 @@ pub struct BlockSink {
     /// That checksum covers more by now, and a reader of a FINALIZED replica goes by it: both files
     /// must be durable before the replica is.
     grew_durable_chunk: Cell<bool>,
-    state: RefCell<State>,
+    state: RefCell<Gathering>,
     /// Tells the disk's task of jobs, and of a receiver that waits.
     work: Signal,
     /// Tells those who send acks of progress.
@@ -86,38 +83,6 @@ pub struct BlockSink {
     busy: Cell<bool>,
     /// Used by every write to the meta file.
     meta_message: Cell<Option<Box<SendMessage>>>,
-}
-
-struct State {
-    /// Data that is in no job yet, and before it the last partial sector that is: from `start`,
-    /// which is a sector's start, to `end`.
-    pieces: VecDeque<Buffer>,
-    start: u64,
-    end: u64,
-    /// End of the data in jobs.
-    submitted_end: u64,
-    /// Since when there is data beyond.
-    gathers_since: Option<Instant>,
-    /// Since when data goes to the present slab, and whether the one before was soon full.
-    slab_since: Option<Instant>,
-    fills_slabs: bool,
-    /// Whether the last packet was a short one, and its length.
-    is_short: bool,
-    packet_len: u64,
-    /// Checksums in no job yet, each with its place in the meta file.
-    meta: VecDeque<(Buffer, u64)>,
-    /// Memory of former jobs' checksums, for the next.
-    spare_meta: Vec<Vec<(Buffer, u64)>>,
-    /// Padded copies of the last sector.
-    sectors: Recycler,
-    checksum: DataChecksum,
-    last_chunk_checksum: Option<u32>,
-    jobs: VecDeque<WriteJob>,
-    next_job: u64,
-    file_len: u64,
-    allocate_to: u64,
-    /// Nothing was written yet, and the first write may go through the page cache.
-    may_cache: bool,
 }
 
 impl BlockSink {
@@ -146,7 +111,7 @@ impl BlockSink {
             sector.truncate(len);
             pieces.push_back(sector.freeze());
         }
-        let state = State {
+        let state = Gathering {
             pieces,
             start,
             end,
@@ -589,132 +554,4 @@ impl BlockSink {
 fn place_of_partial_chunk(len: u64, checksum: &DataChecksum) -> Option<u64> {
     let chunk = u64::from(checksum.bytes_per_checksum);
     (!len.is_multiple_of(chunk)).then(|| META_HEADER_BYTES as u64 + len / chunk * 4)
-}
-
-impl State {
-    fn note_packet(&mut self, len: u64) {
-        self.is_short = len < self.packet_len.max(EAGER_PACKET_BYTES);
-        self.packet_len = len;
-        let now = ring::now();
-        self.gathers_since.get_or_insert(now);
-        self.slab_since.get_or_insert(now);
-    }
-
-    fn is_flush_due(&self) -> bool {
-        let is_eager = self.is_short || !self.fills_slabs;
-        let is_due = |since| is_eager || ring::now() >= since + GATHER_PATIENCE;
-        self.gathers_since.is_some_and(is_due)
-    }
-
-    /// Appends checksums; one that covers a chunk again takes the place of the former.
-    fn push_checksums(&mut self, checksums: Buffer, offset: u64) {
-        if checksums.is_empty() {
-            return;
-        }
-        while let Some((last, at)) = self.meta.back_mut() {
-            if *at + last.len() as u64 <= offset {
-                break;
-            }
-            let kept = offset.saturating_sub(*at) as usize;
-            *last = last.slice(..kept);
-            if !last.is_empty() {
-                break;
-            }
-            self.meta.pop_back();
-        }
-        self.meta.push_back((checksums, offset));
-    }
-
-    fn submit_full_slabs(&mut self) -> bool {
-        let mut writes = JobWrites::new();
-        while self.pieces.front().is_some_and(Buffer::ends_memory)
-            && self.pieces.front().is_some_and(|piece| piece.len().is_multiple_of(SECTOR_BYTES))
-        {
-            let Some(piece) = self.pieces.pop_front() else { break };
-            let len = piece.len() as u64;
-            writes.push((piece, self.start));
-            self.start += len;
-        }
-        if writes.is_empty() {
-            return false;
-        }
-        let is_soon = |since| ring::now() <= since + SLAB_PATIENCE;
-        self.fills_slabs = self.slab_since.take().is_none_or(is_soon);
-        let end = self.start;
-        self.queue_up_to(writes, false, end);
-        true
-    }
-
-    fn flush(&mut self, sync: bool, counters: &Counters) -> u64 {
-        let (mut writes, mut is_cached) = (JobWrites::new(), false);
-        if self.submitted_end < self.end
-            && let Some(mut piece) = self.pieces.pop_front()
-        {
-            debug_assert!(self.pieces.is_empty(), "full slabs are in jobs already");
-            is_cached = self.may_cache && self.end <= CACHED_WRITE_MAX_BYTES;
-            if is_cached {
-                writes.push((piece.clone(), self.start));
-            }
-            let whole = piece.len() / SECTOR_BYTES * SECTOR_BYTES;
-            if whole > 0 && !is_cached {
-                writes.push((piece.slice(..whole), self.start));
-            }
-            piece.advance(whole);
-            self.start += whole as u64;
-            if !piece.is_empty() && !is_cached {
-                let mut padded = self.sectors.take();
-                padded[..piece.len()].copy_from_slice(&piece);
-                padded[piece.len()..].fill(0);
-                counters.sector_bytes_copied.add(piece.len() as u64);
-                writes.push((padded.freeze(), self.start));
-            }
-            if !piece.is_empty() {
-                self.pieces.push_front(piece);
-            }
-        }
-        if !writes.is_empty() || sync {
-            let end = self.end;
-            self.queue_up_to(writes, sync, end);
-            self.jobs.back_mut().expect("it has just been queued").is_cached = is_cached;
-        }
-        self.next_job - 1
-    }
-
-    /// A job for the data up to `end`. A checksum never reaches the meta file before all of its
-    /// chunk is in the block file: after a crash the meta file tells how far the data goes.
-    fn queue_up_to(&mut self, writes: JobWrites, sync: bool, end: u64) {
-        let (meta, on_disk) = if end == self.end {
-            let last_chunk_checksum = self.last_chunk_checksum;
-            (self.split_checksums(u64::MAX), OnDisk { len: end, last_chunk_checksum })
-        } else {
-            let chunk_len = u64::from(self.checksum.bytes_per_checksum);
-            let whole_chunks = end / chunk_len;
-            let meta = self.split_checksums(META_HEADER_BYTES as u64 + whole_chunks * 4);
-            (meta, OnDisk { len: whole_chunks * chunk_len, last_chunk_checksum: None })
-        };
-        let number = self.next_job;
-        self.jobs.push_back(WriteJob { writes, meta, sync, on_disk, number, is_cached: false });
-        self.may_cache &= self.submitted_end == end;
-        self.next_job += 1;
-        self.submitted_end = end;
-        self.gathers_since = (end < self.end).then(ring::now);
-    }
-
-    /// Takes the checksums that lie before `limit` in the meta file.
-    fn split_checksums(&mut self, limit: u64) -> Vec<(Buffer, u64)> {
-        let mut taken = self.spare_meta.pop().unwrap_or_default();
-        while let Some((checksums, at)) = self.meta.front_mut() {
-            let before = (limit.saturating_sub(*at) as usize).min(checksums.len());
-            if before == 0 {
-                break;
-            }
-            taken.push((checksums.slice(..before), *at));
-            checksums.advance(before);
-            *at += before as u64;
-            if checksums.is_empty() {
-                self.meta.pop_front();
-            }
-        }
-        taken
-    }
 }

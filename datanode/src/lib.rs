@@ -1,6 +1,8 @@
 //! The datanode: stores replicas of blocks, serves and receives them, obeys its namenode.
 
 pub mod activity;
+#[cfg(test)]
+mod bare_datanode;
 pub mod block_checksum;
 pub mod block_move;
 pub mod block_reader;
@@ -30,6 +32,7 @@ mod failed_writes;
 mod fake_namenode;
 #[cfg(test)]
 mod fake_peer;
+mod gathering;
 mod http_server;
 mod ipc_server;
 mod java_properties;

@@ -11,9 +11,7 @@ use ringfs_protocol::messages::{
     BlockConstructionStage as Stage, DatanodeInfoProto, OpWriteBlockProto, Status,
 };
 
-use crate::data_path_tests::{
-    Client, Datanode, bytes, create, header, packet, reopen, send_evenly,
-};
+use crate::bare_datanode::{Client, Datanode, bytes, create, header, packet, reopen, send_evenly};
 use crate::dataset::tests::{extended, open, put, put_finalized};
 use crate::transitions::tests::{assert_holds, fill, node, on_ring, request};
 use crate::volume::tests::{POOL, volume_at};

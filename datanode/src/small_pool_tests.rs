@@ -1,7 +1,7 @@
 //! Streams that share fewer slabs than there are streams: each waits for memory again and again, with
 //! its last partial sector on the way from one slab to the next.
 
-use crate::data_path_tests::{Client, Datanode, bytes, create, send_evenly};
+use crate::bare_datanode::{Client, Datanode, bytes, create, send_evenly};
 use crate::ring::SLAB_BYTES;
 
 const WRITERS: u64 = 8;

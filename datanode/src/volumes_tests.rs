@@ -7,7 +7,7 @@ use std::process::Command;
 use ringfs_protocol::block::BlockId;
 use ringfs_protocol::messages::Status;
 
-use crate::data_path_tests::{Client, Datanode, bytes, create, send_evenly};
+use crate::bare_datanode::{Client, Datanode, bytes, create, send_evenly};
 use crate::volume::tests::{POOL, volume_at};
 use crate::volume_profile::Medium;
 

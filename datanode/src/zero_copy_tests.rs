@@ -6,7 +6,7 @@ use std::process::Command;
 use ringfs_protocol::messages::Status;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::data_path_tests::{Client, Datanode, bytes, create, send_evenly};
+use crate::bare_datanode::{Client, Datanode, bytes, create, send_evenly};
 use crate::limits::READ_PACKET_BYTES;
 
 const BLOCK: usize = 8 << 20;

@@ -1,4 +1,4 @@
-//! A single-threaded executor over a [`Driver`]: tasks, timers, and the table of operations in
+//! A single-threaded executor over a [`Driver`]: tasks, and the table of operations in
 //! flight.
 //!
 //! Wakers may be called from any thread: on the executor's own they queue the task directly, from
@@ -12,9 +12,8 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -32,8 +31,10 @@ use super::buffers::SlabPool;
 use super::descriptor::Descriptor;
 use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
 use super::future::Signal;
+use super::in_flight::{InFlight, Overdue};
 use super::stuck::DiskLooks;
 use super::table::Table;
+use super::timers::Timers;
 
 /// How long a stopping executor waits for the kernel to let go of operations.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ pub type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
 pub type Job = Box<dyn FnOnce() -> LocalTask + Send>;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
+    pub(super) static CURRENT: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
 }
 
 pub struct Executor {
@@ -52,7 +53,7 @@ pub struct Executor {
     pub(super) disk_looks: DiskLooks,
     tasks: RefCell<Table<Task>>,
     ready: RefCell<VecDeque<usize>>,
-    timers: RefCell<Timers>,
+    pub(super) timers: RefCell<Timers>,
     /// Used by every turn.
     completions: RefCell<Vec<Completion>>,
     remote: Arc<Remote>,
@@ -90,7 +91,7 @@ pub(super) struct Slot {
     /// The number of looks before it was submitted, where it is an operation on a disk.
     pub(super) submitted_at_look: u32,
     /// The kernel still reads the operation's memory, after its result.
-    notice_due: bool,
+    pub(super) notice_due: bool,
 }
 
 pub(super) enum SlotState {
@@ -100,21 +101,6 @@ pub(super) enum SlotState {
     Overdue,
     /// Nobody waits any more: the operation is kept for the kernel only.
     Abandoned,
-}
-
-/// Wakers by time of expiry; the number tells equal times apart.
-struct Timers {
-    entries: BTreeMap<(Instant, u64), Waker>,
-    next_id: u64,
-}
-
-impl Default for Timers {
-    /// With an entry that stays: a tree that is never empty keeps its first node, and a few timers
-    /// come and go in that.
-    fn default() -> Self {
-        let never = (Instant::now() + Duration::from_secs(100 * 365 * 24 * 60 * 60), u64::MAX);
-        Self { entries: BTreeMap::from([(never, Waker::noop().clone())]), next_id: 0 }
-    }
 }
 
 impl Executor {
@@ -307,9 +293,8 @@ impl Executor {
 
     /// When there is something to do without a completion.
     fn next_deadline(&self) -> Instant {
-        let timers = self.timers.borrow();
-        let (timer, _) = timers.entries.keys().next().expect("one entry stays");
-        self.disk_looks.next().map_or(*timer, |look| look.min(*timer))
+        let timer = self.timers.borrow().next_deadline();
+        self.disk_looks.next().map_or(timer, |look| look.min(timer))
     }
 
     fn turn(&self, patience: Patience) {
@@ -367,7 +352,7 @@ impl Executor {
     }
 
     /// Drops what nobody waits for, with the descriptor that it may have brought.
-    fn discard(&self, slot: Option<Slot>) {
+    pub(super) fn discard(&self, slot: Option<Slot>) {
         let Some(Slot { operation, state: SlotState::Done(outcome), .. }) = slot else { return };
         let Some(fd) = operation.descriptor_of(&outcome) else { return };
         if matches!(operation, Operation::Open { .. }) && self.driver.borrow().closes_files() {
@@ -509,97 +494,6 @@ impl Wake for TaskWaker {
     }
 }
 
-impl Timers {
-    fn expire(&mut self, now: Instant) {
-        while let Some(entry) = self.entries.first_entry()
-            && entry.key().0 <= now
-        {
-            entry.remove().wake();
-        }
-    }
-}
-
-/// An operation under way. Dropped early, it leaves the operation to the executor.
-pub struct InFlight {
-    executor: Rc<Executor>,
-    /// `None` once the completion was handed out.
-    token: Option<usize>,
-}
-
-/// The disk has not answered in time; the operation stays with the kernel, and what it owns with it.
-#[derive(Clone, Copy, Debug)]
-pub struct Overdue;
-
-impl From<Overdue> for io::Error {
-    fn from(_: Overdue) -> Self {
-        Self::new(io::ErrorKind::TimedOut, "the disk does not answer")
-    }
-}
-
-impl Future for InFlight {
-    type Output = Result<(Operation, Outcome), Overdue>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let token = self.token.expect("polled after completion");
-        let mut operations = self.executor.operations.borrow_mut();
-        let slot = operations.get_mut(token).expect("in the table until handed out here");
-        if let SlotState::Waiting(waker) = &mut slot.state {
-            match waker {
-                Some(waker) => waker.clone_from(context.waker()),
-                None => *waker = Some(context.waker().clone()),
-            }
-            return Poll::Pending;
-        }
-        if matches!(slot.state, SlotState::Overdue) {
-            slot.state = SlotState::Abandoned;
-            drop(operations);
-            self.token = None;
-            return Poll::Ready(Err(Overdue));
-        }
-        if slot.notice_due {
-            let rest = slot.operation.awaiting_notice();
-            let operation = std::mem::replace(&mut slot.operation, rest);
-            let state = std::mem::replace(&mut slot.state, SlotState::Abandoned);
-            let SlotState::Done(outcome) = state else {
-                unreachable!("only a dropped future's operation is abandoned");
-            };
-            drop(operations);
-            self.token = None;
-            return Poll::Ready(Ok((operation, outcome)));
-        }
-        let Some(Slot { operation, state: SlotState::Done(outcome), .. }) =
-            operations.remove(token)
-        else {
-            unreachable!("only a dropped future's operation is abandoned");
-        };
-        drop(operations);
-        self.token = None;
-        Poll::Ready(Ok((operation, outcome)))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let Some(token) = self.token else { return };
-        let mut operations = self.executor.operations.borrow_mut();
-        let Some(slot) = operations.get_mut(token) else { return };
-        if matches!(slot.state, SlotState::Waiting(_) | SlotState::Overdue) {
-            slot.state = SlotState::Abandoned;
-            if slot.operation.waits_for_peer() {
-                self.executor.driver.borrow_mut().cancel(token as u64);
-            }
-            return;
-        }
-        if slot.notice_due {
-            slot.state = SlotState::Abandoned;
-            return;
-        }
-        let done = operations.remove(token);
-        drop(operations);
-        self.executor.discard(done);
-    }
-}
-
 /// The executor of this thread, where it can close a file by an operation just now.
 pub(super) fn closing_files() -> Option<Rc<Executor>> {
     let executor = CURRENT.try_with(|current| current.try_borrow().ok()?.clone()).ok()??;
@@ -668,48 +562,4 @@ pub fn pool() -> SlabPool {
 /// What this thread and its fellows have done.
 pub fn counters() -> Arc<Counters> {
     current().counters.clone()
-}
-
-/// Resolves at `deadline`.
-pub struct Sleep {
-    deadline: Instant,
-    /// Its entry among the timers, once polled.
-    id: Option<u64>,
-}
-
-pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, id: None }
-}
-
-pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(now() + duration)
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let executor = current();
-        if executor.driver.borrow().now() >= self.deadline {
-            return Poll::Ready(());
-        }
-        let mut timers = executor.timers.borrow_mut();
-        let id = *self.id.get_or_insert_with(|| {
-            timers.next_id += 1;
-            timers.next_id
-        });
-        timers.entries.insert((self.deadline, id), context.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        let Some(id) = self.id else { return };
-        CURRENT.with(|current| {
-            if let Some(executor) = &*current.borrow() {
-                executor.timers.borrow_mut().entries.remove(&(self.deadline, id));
-            }
-        });
-    }
 }

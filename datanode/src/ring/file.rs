@@ -24,7 +24,8 @@ use parking_lot::RwLock;
 use super::buffers::{Buffer, BufferMut};
 use super::descriptor::{Descriptor, OpenDescriptor};
 use super::driver::Operation;
-use super::executor::{InFlight, current};
+use super::executor::current;
+use super::in_flight::InFlight;
 use super::message::SendMessage;
 
 /// Directories of which reads and writes wait where they are begun.

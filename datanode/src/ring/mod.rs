@@ -4,7 +4,8 @@
 //! | module | noun |
 //! |---|---|
 //! | `driver` | the operations and the seam at which a simulated kernel takes the place of `uring` |
-//! | `executor` | tasks, timers, operations in flight |
+//! | `executor` | tasks, and the table of operations |
+//! | `in_flight`, `timers` | waiting for an operation, for a time |
 //! | `stuck` | operations whose disk does not answer |
 //! | `descriptor` | open files and sockets, and their close |
 //! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
@@ -25,6 +26,7 @@ mod file;
 mod file_work;
 pub mod fs;
 mod future;
+mod in_flight;
 mod message;
 mod net;
 mod page_cache;
@@ -32,6 +34,7 @@ mod page_cache;
 pub mod simulated;
 mod stuck;
 mod table;
+mod timers;
 mod uring;
 mod zero_copy;
 mod zero_copy_receive;
@@ -46,15 +49,14 @@ use crate::counters::Counters;
 use crate::limits::DISK_OPERATION_TIMEOUT;
 
 pub use buffers::{Buffer, BufferMut, Recycler, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
-pub use executor::{
-    Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, sleep, sleep_until, spawn,
-};
+pub use executor::{Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, spawn};
 pub use file::{File, OpenOptions, WriteAll, use_workers_below};
 pub use file_work::{FileWork, FileWorkDone, FileWorkers};
 pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Sockets, TcpListener, TcpStream};
 pub use page_cache::cached_bytes;
+pub use timers::{sleep, sleep_until};
 pub use uring::LEAST_KERNEL;
 pub use zero_copy_receive::{ZeroCopyReceive, of_network_cards};
 

@@ -17,8 +17,9 @@ use rustix::net::{RecvFlags, Shutdown, getpeername, getsockname, recv, shutdown}
 
 use super::descriptor::{Descriptor, OpenDescriptor};
 use super::driver::Operation;
-use super::executor::{Overdue, current};
+use super::executor::current;
 use super::file::{count, run, submit};
+use super::in_flight::Overdue;
 use super::message::{ReceiveMessage, SendMessage, SocketAddress};
 use super::zero_copy::ZeroCopyUsage;
 
