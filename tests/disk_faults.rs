@@ -254,7 +254,7 @@ fn a_fuse_volume_that_errs_costs_no_acknowledged_byte() {
 }
 
 #[test]
-fn a_read_that_fails_once_costs_no_replica() {
+fn hdfs_17342_a_read_that_fails_once_costs_no_replica() {
     let sick = FuseVolume::new();
     let mut cluster = TestCluster::start_on(1, &[], vec![vec![sick.data_dir()]]);
     let (library, bytes) = (cluster.library(), sample::bytes(sample::BLOCK));

@@ -12,7 +12,7 @@ use ringfs_protocol::block::{BlockId, ReplicaState};
 use ringfs_protocol::messages::{
     BaseHeaderProto, BlockConstructionStage as Stage, BlockOpResponseProto, CachingStrategyProto,
     ClientOperationHeaderProto, ClientReadStatusProto, DatanodeIDProto, DatanodeInfoProto,
-    OpReadBlockProto, OpWriteBlockProto, Status,
+    OpReadBlockProto, OpTransferBlockProto, OpWriteBlockProto, Status,
 };
 use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
 use ringfs_protocol::packet::{
@@ -195,6 +195,13 @@ impl Client {
         encode_operation(Opcode::WriteBlock, request, &mut bytes);
         self.stream.write_all(&bytes).unwrap();
         self.decode(decode_response).expect("a reply to WRITE_BLOCK")
+    }
+
+    pub fn transfer(&mut self, request: &OpTransferBlockProto) -> BlockOpResponseProto {
+        let mut bytes = BytesMut::new();
+        encode_operation(Opcode::TransferBlock, request, &mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+        self.decode(decode_response).expect("a reply to TRANSFER_BLOCK")
     }
 
     pub fn send_packet(&mut self, data: &[u8], offset: u64, sync_block: bool, last: bool) {

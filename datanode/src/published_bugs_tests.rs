@@ -8,7 +8,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use ringfs_protocol::block::{BlockId, GenerationStamp, ReplicaState};
 use ringfs_protocol::messages::{
-    BlockConstructionStage as Stage, DatanodeInfoProto, OpWriteBlockProto, Status,
+    BlockConstructionStage as Stage, DatanodeInfoProto, OpTransferBlockProto, OpWriteBlockProto,
+    Status,
 };
 
 use crate::bare_datanode::{Client, Datanode, bytes, create, header, packet, reopen, send_evenly};
@@ -47,6 +48,47 @@ fn hdfs_4660_resend_after_recovery_at_a_partial_chunk() {
         send_evenly(&mut again, &content, resent, [512, 1_536, 64_512][seed as usize % 3]);
         again.finish(content.len() as u64, 1, 0);
         datanode.assert_holds(seed, &content);
+    }
+}
+
+/// A datanode that joins a pipeline gets a replica that ends within a chunk, whose checksum on disk
+/// may be of more than what is copied; the client then sends that chunk again to both.
+#[test]
+fn hdfs_10587_a_datanode_that_joins_at_a_partial_chunk_holds_the_same_block() {
+    let [one, two] = [(); 2].map(|()| Datanode::start(true));
+    let content = bytes(300_000);
+    for id in 0..30_u64 {
+        let rng = &mut StdRng::seed_from_u64(id);
+        let acked = rng.random_range(1..150_000_usize);
+        let sent = rng.random_range(acked..150_001);
+        let mut client = Client::connect(&one);
+        client.start_write(&create(id, Vec::new()));
+        client.send_packet(&content[..acked], 0, false, false);
+        client.expect_acks(0, 1);
+        let from = acked / 512 * 512;
+        let whole = packet(&content[from..sent], from as u64, 1, false, false);
+        client.stream.write_all(&whole[..rng.random_range(0..=whole.len())]).unwrap();
+        let transfer = OpTransferBlockProto {
+            header: header(id, 1001, acked as u64),
+            targets: vec![two.info()],
+            target_storage_types: Vec::new(),
+            target_storage_ids: Vec::new(),
+        };
+        assert_eq!(Client::connect(&one).transfer(&transfer).status(), Status::Success, "{id}");
+        let copied = two.node.dataset.replica(POOL, BlockId(id)).unwrap().bytes_on_disk();
+        assert!(copied >= acked as u64, "{id}: {copied} of {acked} bytes were copied");
+        let recover = OpWriteBlockProto {
+            targets: vec![two.info()],
+            pipeline_size: 2,
+            max_bytes_rcvd: sent as u64,
+            ..reopen(Stage::PipelineSetupStreamingRecovery, id, 1002, acked as u64)
+        };
+        let mut again = Client::connect(&one);
+        assert_eq!(again.start_write(&recover).status(), Status::Success, "{id}");
+        send_evenly(&mut again, &content, from, [512, 1_536, 64_512][id as usize % 3]);
+        again.finish(content.len() as u64, 2, 0);
+        one.assert_holds(id, &content);
+        two.assert_holds(id, &content);
     }
 }
 

@@ -105,7 +105,7 @@ fn ask(mut stream: UnixStream, target: &Path) -> std::io::Result<Result<u64>> {
     })
 }
 
-fn copy(store: &Store, target: &Path) -> Result<u64> {
+pub fn copy(store: &Store, target: &Path) -> Result<u64> {
     let file = format::store_file(target);
     if file.exists() {
         return Err(NamenodeError::Format {

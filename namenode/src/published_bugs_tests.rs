@@ -1,12 +1,17 @@
 //! Bugs that cost users of HDFS data, as its issue tracker has them: one test for each whose state is
 //! the namenode's. ARCHITECTURE.md lists them all.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use ringfs_protocol::block::ReplicaState;
 use ringfs_protocol::messages::{
     AppendRequestProto, BlockStatus, DatanodeIDProto, UpdatePipelineRequestProto,
 };
 
+use crate::backup::copy;
 use crate::block_manager::{BlockState, StoredBlock};
+use crate::namesystem::ClientCall;
 use crate::simulated_datanodes::{BLOCK_BYTES, LOCALHOST, Message, World, block, stored};
 use crate::test_support::{BLOCK_SIZE, Fixture, HOLDER, block_of, claim, written};
 
@@ -58,10 +63,9 @@ fn hdfs_5557_a_recovery_of_the_last_packet_rejects_no_valid_replica() {
     world.assert_healthy();
 }
 
-/// A pipeline recovers, and a block is asked for, under a file that was deleted meanwhile; an append is
-/// refused half-way: each leaves a store that starts again with what was there (6647, 6527, 7587).
+/// A pipeline recovers under a file that was deleted meanwhile.
 #[tokio::test]
-async fn hdfs_6647_refused_calls_leave_nothing_for_the_next_start() {
+async fn hdfs_6647_a_deleted_files_pipeline_leaves_nothing_for_the_next_start() {
     let fixture = Fixture::new();
     fixture.datanodes(&["dn1"]);
     let root = fixture.superuser().await;
@@ -79,21 +83,90 @@ async fn hdfs_6647_refused_calls_leave_nothing_for_the_next_start() {
         storage_ids: vec!["DS-dn1".to_owned()],
     };
     ns.update_pipeline(&root, update).await.unwrap_err();
+    assert_only_kept(&fixture.restart(), &root);
+}
+
+/// A block is asked for, and the file completed, after the file was deleted.
+#[tokio::test]
+async fn hdfs_6527_a_deleted_file_gets_no_block() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1"]);
+    let root = fixture.superuser().await;
+    fixture.write(&root, "/kept", &[BLOCK_SIZE, 10]).await;
+    fixture.create(&root, "/gone").await.unwrap();
+    let located = fixture.add_block(&root, "/gone", None).await.unwrap();
+    let ns = &fixture.namesystem;
+    assert!(ns.delete(&root, "/gone".to_owned(), false).await.unwrap().result);
     fixture.report("dn1", block_of(&written(&located, 10)));
     fixture.add_block(&root, "/gone", Some(written(&located, 10))).await.unwrap_err();
     ns.complete(claim("/gone"), Some(written(&located, 10))).await.unwrap_err();
-    // Its last block's only datanode has not reported since the restart: it cannot be appended to.
     let fixture = fixture.restart();
-    let ns = &fixture.namesystem;
+    assert_only_kept(&fixture, &root);
+    assert!(fixture.removed(block_of(&located.b).id));
+}
+
+/// An append is refused when it has half begun: the last block's only datanode has not reported since
+/// the start.
+#[tokio::test]
+async fn hdfs_7587_a_refused_append_leaves_the_file_closed() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1"]);
+    let root = fixture.superuser().await;
+    fixture.write(&root, "/kept", &[BLOCK_SIZE, 10]).await;
+    let fixture = fixture.restart();
     let append =
         AppendRequestProto { src: "/kept".to_owned(), client_name: HOLDER.to_owned(), flag: None };
     fixture.datanodes(&["dn1"]);
-    let refused = ns.append(&root, append).await.unwrap_err();
+    let refused = fixture.namesystem.append(&root, append).await.unwrap_err();
     assert!(refused.to_string().contains("not sufficiently replicated"), "{refused}");
-    let fixture = fixture.restart();
-    assert_eq!(fixture.names(&root, "/"), ["kept"]);
-    assert_eq!(fixture.length(&root, "/kept"), BLOCK_SIZE + 10);
-    assert!(fixture.namesystem.is_file_closed(&root, "/kept").unwrap());
+    assert_only_kept(&fixture.restart(), &root);
+}
+
+fn assert_only_kept(fixture: &Fixture, root: &ClientCall) {
+    assert_eq!(fixture.names(root, "/"), ["kept"]);
+    assert_eq!(fixture.length(root, "/kept"), BLOCK_SIZE + 10);
+    assert!(fixture.namesystem.is_file_closed(root, "/kept").unwrap());
+}
+
+/// The namespace is saved (here: backed up) time and again while calls change it: each copy holds what was
+/// answered before it was asked for, starts, and has of each file both names or none.
+#[tokio::test(flavor = "multi_thread")]
+async fn hdfs_988_a_namespace_saved_under_changes_is_whole() {
+    let fixture = Fixture::new();
+    let root = fixture.superuser().await;
+    let answered = Arc::new(AtomicU32::new(0));
+    let changes = tokio::spawn({
+        let (ns, root, answered) = (fixture.namesystem.clone(), root.clone(), answered.clone());
+        async move {
+            for number in 0..200 {
+                // One change of two directories: of `from` and `to` a half would be seen.
+                let (from, to) = (format!("/from{number}/a"), format!("/to{number}"));
+                assert!(ns.mkdirs(&root, from, 0o755, true).await.unwrap());
+                let source = format!("/from{number}");
+                assert!(ns.rename(&root, source, to).await.unwrap().result);
+                answered.store(number + 1, Ordering::SeqCst);
+            }
+        }
+    });
+    loop {
+        let (is_last, least) = (changes.is_finished(), answered.load(Ordering::SeqCst));
+        let (source, target) = (fixture.namesystem.store.clone(), tempfile::tempdir().unwrap());
+        let to = target.path().to_owned();
+        tokio::task::spawn_blocking(move || copy(&source, &to)).await.unwrap().unwrap();
+        let restored = fixture.beside(target);
+        let names = restored.names(&root, "/");
+        let moved = names.iter().filter(|name| name.starts_with("to")).count();
+        assert!(moved >= least as usize, "{moved} of {least} answered changes");
+        assert!(names.len() - moved <= 1, "{names:?}");
+        for name in names {
+            assert_eq!(restored.names(&root, &format!("/{name}")), ["a"]);
+        }
+        if is_last {
+            assert_eq!(moved, 200);
+            break;
+        }
+    }
+    changes.await.unwrap();
 }
 
 /// A namenode that starts hears of the newest replica first, then late of the ones before an append.
@@ -137,6 +210,32 @@ fn hdfs_16968_a_block_closed_with_one_replica_gets_its_second() {
     world.deliver_all();
     world.pass(30);
     assert_eq!(world.good_replicas(id), 2);
+}
+
+/// Two of three replicas are found corrupt, and all datanodes report in every order: the good one stays,
+/// and both others are replaced from it.
+#[test]
+fn hdfs_900_corrupt_replicas_are_tracked_through_reports_of_several_datanodes() {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut world = World::new(4, 1);
+        let id = world.write(&[0, 1, 2], 3);
+        world.pass(2);
+        for number in order {
+            if number != 1 {
+                world.rot(number, id);
+            }
+            world.send_full_report(number);
+            world.deliver_all();
+            assert!(world.is_good(1, id), "{order:?}");
+        }
+        assert!(world.known_locations(id).contains(&world.datanodes[1].uuid), "{order:?}");
+        for _ in 0..20 {
+            world.pass(1);
+            assert!(world.good_replicas(id) >= 1, "{order:?}");
+        }
+        world.pass(20);
+        world.assert_healthy();
+    }
 }
 
 /// What is known to be corrupt stays so through reports, restarts and re-registrations, until good

@@ -72,6 +72,11 @@ impl Fixture {
         Self::open(directory, clock, config)
     }
 
+    /// A namesystem on another directory, a copy of this one's.
+    pub fn beside(&self, directory: TempDir) -> Self {
+        Self::open(Arc::new(directory), self.clock.clone(), self.config.clone())
+    }
+
     pub async fn call(&self, user: &str) -> ClientCall {
         ClientCall {
             principal: Arc::new(self.namesystem.principal(user).await),
