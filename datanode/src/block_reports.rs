@@ -5,6 +5,9 @@
 //! RECEIVED wakes the sender at once, for a writer's `complete` waits for it; DELETED is gathered for
 //! [`DELETED_GATHER_TIME`]; RECEIVING goes along with the next message. What could not be sent goes
 //! back, unless something newer was queued meanwhile.
+//!
+//! What is corrupt stays known until the replica changes or goes: a namenode that restarts has
+//! forgotten it, and would count on it again.
 
 use std::time::Duration;
 
@@ -48,6 +51,8 @@ struct Pending {
     storages: HashMap<String, HashMap<BlockId, (Block, BlockChange)>>,
     /// Replicas found corrupt, by the storage that holds them.
     bad: HashMap<BlockId, (String, Block)>,
+    /// All that was found corrupt and is still there.
+    corrupt: HashMap<BlockId, (String, Block)>,
     urgent: bool,
     gathering: bool,
 }
@@ -61,6 +66,7 @@ impl ReportQueue {
             BlockChange::Receiving => {}
         }
         let wakes = change != BlockChange::Receiving;
+        pending.corrupt.remove(&block.id);
         match pending.storages.get_mut(storage_id) {
             Some(storage) => storage.insert(block.id, (block, change)),
             None => pending
@@ -79,9 +85,17 @@ impl ReportQueue {
     pub fn push_bad(&self, storage_id: &str, block: Block) {
         let mut pending = self.pending.lock();
         pending.bad.insert(block.id, (storage_id.to_owned(), block));
+        pending.corrupt.insert(block.id, (storage_id.to_owned(), block));
         pending.urgent = true;
         drop(pending);
         self.wake.notify_one();
+    }
+
+    /// Queues all corrupt replicas once more, for a namenode that may know nothing of them.
+    pub fn repeat_bad(&self) {
+        let mut pending = self.pending.lock();
+        let Pending { bad, corrupt, .. } = &mut *pending;
+        bad.extend(corrupt.iter().map(|(id, replica)| (*id, replica.clone())));
     }
 
     pub fn take_bad(&self) -> Vec<(String, Block)> {
@@ -205,6 +219,21 @@ mod tests {
         taken.sort_by(|a, b| a.storage_id.cmp(&b.storage_id));
         assert_eq!(taken[0].changes, [(block(1, 1001, 9), BlockChange::Deleted)]);
         assert_eq!(taken[1].changes, [(block(2, 1001, 9), BlockChange::Deleted)]);
+    }
+
+    #[test]
+    fn a_corrupt_replica_is_told_of_again_until_it_changes() {
+        let queue = ReportQueue::default();
+        queue.push_bad("DS-1", block(1, 1001, 9));
+        queue.push_bad("DS-1", block(2, 1001, 9));
+        assert_eq!(queue.take_bad().len(), 2);
+        assert!(queue.take_bad().is_empty());
+        queue.push("DS-1", block(2, 1001, 9), BlockChange::Deleted);
+        queue.repeat_bad();
+        assert_eq!(queue.take_bad(), [("DS-1".to_owned(), block(1, 1001, 9))]);
+        queue.push("DS-1", block(1, 1002, 9), BlockChange::Receiving);
+        queue.repeat_bad();
+        assert!(queue.take_bad().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

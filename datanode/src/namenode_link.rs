@@ -7,6 +7,7 @@
 //! | no connection | one warning, then a try every second for ever; queued changes wait |
 //! | heartbeat answered with REGISTER (the namenode restarted) | versionRequest, register, full report |
 //! | full report due | a heartbeat asks for a lease; with the lease the report is sent |
+//! | registered | what is known to be corrupt is told first, so that our namenode never counts it; after each full report again, for Apache's takes no word of a replica not reported yet |
 //! | a namenode that knows no leases (2.7, or none granted in [`LEASE_TRIES`]) | reported without |
 //! | another cluster's namenode, or one that refuses this node | the datanode stops with the reason |
 
@@ -202,6 +203,7 @@ impl NamenodeLink {
                 self.rpc.call("registerDatanode", &request).await;
             match reply {
                 Ok(reply) => {
+                    self.dataset.reports().repeat_bad();
                     let id = &reply.registration.datanode_id;
                     info!(
                         namenode = self.config.namenode_address,
@@ -375,6 +377,7 @@ impl NamenodeLink {
                 self.pass_on(command);
             }
         }
+        self.dataset.reports().repeat_bad();
         session.leases_asked_in_vain = 0;
         session.full_report_at = Instant::now() + self.config.block_report_interval;
         let millis = started.elapsed().as_millis() as u64;

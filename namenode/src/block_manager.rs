@@ -344,11 +344,17 @@ impl BlockManager {
         self.lock().queue_recovery(request)
     }
 
-    /// A reader or a datanode found the bytes of a replica wrong.
-    pub fn report_bad_replica(&self, block: &ExtendedBlockProto, datanode_uuid: &str) {
+    /// A reader or a datanode found the bytes of a replica wrong; on which storage, who knows it.
+    pub fn report_bad_replica(
+        &self,
+        block: &ExtendedBlockProto,
+        datanode_uuid: &str,
+        storage_id: Option<&str>,
+    ) {
         let mut replicas = self.lock();
         if let Some(node) = replicas.nodes.find(datanode_uuid) {
-            replicas.report_corruption(&ExtendedBlock::from(block).block, node);
+            let storage = storage_id.and_then(|id| replicas.nodes.find_storage(node, id));
+            replicas.report_corruption(&ExtendedBlock::from(block).block, node, storage);
         }
     }
 

@@ -162,6 +162,28 @@ fn a_corrupt_replica_goes_only_once_enough_good_ones_exist() {
     assert_eq!(world.manager.missing_blocks_after(None, 10), [single]);
 }
 
+/// A namenode that has restarted hears of rot before the replica is reported, as if it were good.
+#[test]
+fn rot_that_is_told_before_a_full_report_is_not_counted_after_it() {
+    let full = block(1, 1001, BLOCK_BYTES);
+    let mut world = World::starting(vec![stored(full, BlockState::Complete, 2)], 4, 1);
+    for number in 0..3 {
+        world.datanodes[number].replicas.insert(full.id, (full, ReplicaState::Finalized));
+    }
+    // The one that would stay.
+    world.datanodes[0].replicas.extend((2..9).map(|id| {
+        let other = block(id, 9000, BLOCK_BYTES);
+        (other.id, (other, ReplicaState::Finalized))
+    }));
+    world.heartbeats();
+    world.rot(2, full.id);
+    world.report_all();
+    world.manager.safe_mode().leave();
+    world.pass(20);
+    assert_eq!(world.good_replicas(full.id), 2);
+    assert!(!world.datanodes[2].replicas.contains_key(&full.id), "it is deleted at last");
+}
+
 #[test]
 fn on_as_many_datanodes_as_replicas_a_bad_one_makes_room_for_a_good_one() {
     let mut world = World::new(3, 1);

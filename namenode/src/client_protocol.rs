@@ -387,8 +387,10 @@ impl Namesystem {
 
     pub(crate) fn report_bad_blocks(&self, request: &ReportBadBlocksRequestProto) {
         for block in &request.blocks {
-            for location in &block.locs {
-                self.blocks.report_bad_replica(&block.b, &location.id.datanode_uuid);
+            for (index, location) in block.locs.iter().enumerate() {
+                let storage_id = block.storage_ids.get(index).map(String::as_str);
+                let uuid = &location.id.datanode_uuid;
+                self.blocks.report_bad_replica(&block.b, uuid, storage_id);
             }
         }
     }

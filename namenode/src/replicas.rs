@@ -230,34 +230,53 @@ impl Replicas {
     }
 
     /// Somebody read wrong bytes from the replica of `block` on `node`.
-    pub fn report_corruption(&mut self, block: &Block, node: NodeIndex) {
+    pub fn report_corruption(
+        &mut self,
+        block: &Block,
+        node: NodeIndex,
+        storage: Option<StorageIndex>,
+    ) {
         let id = block.id;
         if ringfs_protocol::mutant!("namenode: ignore reports of rot") {
             return;
         }
-        if let Some(settled) = self.map.settled.get(&id) {
-            let on_node = |storage: &&StorageIndex| self.nodes.node_of(**storage) == node;
-            let Some(&storage) = settled.good.iter().find(on_node) else {
-                return;
-            };
+        let on_node = |storage: &StorageIndex| self.nodes.node_of(*storage) == node;
+        if let Some(settled) = self.map.settled.get(&id)
+            && let Some(known) = settled.good.iter().copied().find(on_node)
+        {
             if settled.generation_stamp == block.generation_stamp {
                 let was_safe = self.is_safe(id);
-                self.displace(id, storage, block, BadReason::Corruption);
+                self.displace(id, known, block, BadReason::Corruption);
                 self.changed(id, was_safe);
             }
             return;
         }
-        let Some(open) = self.map.open.get_mut(&id) else {
-            return;
-        };
-        let on_node = |replica: &OpenReplica| {
-            replica.generation_stamp == block.generation_stamp
-                && self.nodes.node_of(replica.storage) == node
-        };
-        if let Some(at) = open.replicas.iter().position(on_node) {
-            let replica = open.replicas.remove(at);
-            open.expected.retain(|storage| *storage != replica.storage);
-            self.displace(id, replica.storage, block, BadReason::Corruption);
+        if let Some(open) = self.map.open.get_mut(&id) {
+            let is_it = |replica: &OpenReplica| {
+                replica.generation_stamp == block.generation_stamp
+                    && self.nodes.node_of(replica.storage) == node
+            };
+            if let Some(at) = open.replicas.iter().position(is_it) {
+                let replica = open.replicas.remove(at);
+                open.expected.retain(|storage| *storage != replica.storage);
+                self.displace(id, replica.storage, block, BadReason::Corruption);
+                return;
+            }
+        }
+        self.expect_corrupt(block, node, storage);
+    }
+
+    /// Word of rot that comes ahead of its datanode's first full report, as after a restart of the
+    /// namenode: the replica will be reported as if it were good, and must not be counted even once.
+    fn expect_corrupt(&mut self, block: &Block, node: NodeIndex, storage: Option<StorageIndex>) {
+        let id = block.id;
+        let storage = storage.or_else(|| self.nodes.node(node).storages.first().copied());
+        let awaited = storage.filter(|storage| !self.nodes.storage(*storage).reported);
+        let stored = self.stored.stored_block(id).filter(|stored| stored.state.is_settled());
+        if let (Some(storage), Some(stored)) = (awaited, stored)
+            && stored.block.generation_stamp == block.generation_stamp
+        {
+            self.displace(id, storage, block, BadReason::Corruption);
         }
     }
 

@@ -395,7 +395,7 @@ impl World {
             generation_stamp: generation_stamp.0,
             num_bytes: None,
         };
-        self.manager.report_bad_replica(&block, &self.datanodes[number].uuid);
+        self.manager.report_bad_replica(&block, &self.datanodes[number].uuid, None);
     }
 
     pub fn target(&self, number: usize) -> StorageTarget {

@@ -194,6 +194,32 @@ async fn a_recovery_command_ends_in_a_finalized_block_and_a_commit() {
     datanode.stop().await.unwrap();
 }
 
+/// A namenode that restarts has forgotten what it was told of rot.
+#[tokio::test]
+async fn a_corrupt_replica_is_told_of_before_and_after_each_registrations_full_report() {
+    let temp = tempfile::tempdir().unwrap();
+    filled(temp.path());
+    let namenode = FakeNamenode::start().await;
+    let datanode = start(&namenode, temp.path().to_str().unwrap());
+    namenode.next::<BlockReportRequestProto>("blockReport").await;
+    // More bytes than there are: a copy cannot be made.
+    let mut transfer = block_command(BlockCommandAction::Transfer, &[(1, 1001)]);
+    let blocks = transfer.blk_cmd.as_mut().unwrap();
+    blocks.blocks[0].num_bytes = Some(1 << 20);
+    blocks.targets = vec![DatanodeInfosProto { datanodes: Vec::new() }];
+    namenode.command(transfer);
+    let bad = namenode.next::<ReportBadBlocksRequestProto>("reportBadBlocks").await;
+    assert_eq!(bad.blocks[0].b.block_id, 1);
+    namenode.command(command(DatanodeCommandType::RegisterCommand));
+    namenode.next::<RegisterDatanodeRequestProto>("registerDatanode").await;
+    namenode.next::<RegisterDatanodeRequestProto>("registerDatanode").await;
+    for _ in 0..2 {
+        let again = namenode.next::<ReportBadBlocksRequestProto>("reportBadBlocks").await;
+        assert_eq!(again.blocks, bad.blocks);
+    }
+    datanode.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn ipc_answers_clients_and_operators() {
     let temp = tempfile::tempdir().unwrap();

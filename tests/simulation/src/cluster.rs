@@ -290,6 +290,7 @@ impl Cluster {
             state.trace(|| format!("{} ends", run.process));
             state.services.remove(&ipc_address(number).to_string());
             state.lose_sockets(&run.process, power_is_lost);
+            state.watch.process_ended(&run.process);
         }
         count_recoveries(&mut self.world.state(), &run.counters);
         run.control.abort();
@@ -343,7 +344,7 @@ impl Cluster {
         let Some(data) = watch.data_file(*block, machine) else { return };
         let Some(disk) = state.disks.get_mut(machine) else { return };
         if disk.rot(&data, rng).is_ok_and(|rotten| rotten) {
-            watch.rotten.lock().insert((block.id, machine.clone()));
+            watch.rotted(block.id, machine);
             state.fault("disk: bit rot");
             state.trace(|| format!("{block} rots at {machine}"));
         }

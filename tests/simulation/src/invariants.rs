@@ -19,11 +19,12 @@ use parking_lot::Mutex;
 use ringfs_namenode::namesystem::Namesystem;
 use ringfs_namenode::simulation::{self as namenode, SettledBlock};
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp};
+use ringfs_protocol::messages::ReportBadBlocksRequestProto;
 use ringfs_protocol::meta_file::{self, DatanodeLayout, META_HEADER_BYTES, ReplicaFile};
 
 use crate::disk::Disk;
 use crate::workload::{Oracle, Promise};
-use crate::world::World;
+use crate::world::{self, Host, World};
 
 /// How deep deletions by the namenode may bring the number of good replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +42,10 @@ pub struct Watch {
     pub floor: Mutex<Floor>,
     pub namesystem: Mutex<Weak<Namesystem>>,
     /// Blocks of which the replica on that machine has rotted.
-    pub rotten: Mutex<BTreeSet<(BlockId, String)>>,
+    rotten: Mutex<BTreeSet<(BlockId, String)>>,
+    /// Rot that a datanode's process has told of: from then on no namenode counts on that replica, for
+    /// the process tells each one before it reports.
+    told: Mutex<BTreeSet<(BlockId, GenerationStamp, Host)>>,
     served: Mutex<BTreeMap<(BlockId, GenerationStamp), Served>>,
     /// Blocks that were cut, and the stamp that they have had since.
     cut: Mutex<BTreeMap<BlockId, GenerationStamp>>,
@@ -101,10 +105,21 @@ impl Watch {
         }
         let floor = *self.floor.lock();
         // Where power is lost, what nobody synced may be torn everywhere.
-        let left = match floor {
-            Floor::Replication => self.good_replicas(block).len(),
-            Floor::One => self.whole_replicas(block).len(),
+        let good = match floor {
+            Floor::Replication => self.good_replicas(block),
+            Floor::One => self.whole_replicas(block),
         };
+        let left = good.len();
+        let counted: Vec<String> = settled.datanodes.iter().map(|uuid| machine_of(uuid)).collect();
+        // What no namenode can know: rot that the datanode has not found and told of yet.
+        let whole = self.whole_replicas(block);
+        let is_hidden = |machine: &&String| {
+            whole.contains(machine)
+                && !good.contains(machine)
+                && self.is_rotten(block.id, machine)
+                && !self.is_told(block, machine)
+        };
+        let hidden = counted.iter().filter(is_hidden).count();
         let has_rotted = self.rotten.lock().iter().any(|(id, _)| *id == block.id);
         let was_good = block.num_bytes == deleted.num_bytes && !has_rotted;
         let safe = match (floor, was_good) {
@@ -112,8 +127,41 @@ impl Watch {
             (Floor::Replication, false) => settled.replication.min(2),
             (Floor::One, _) => 1,
         };
-        let unsafe_ = left < safe;
-        unsafe_.then(|| format!("a deletion leaves {left} good replicas of {block}, not {safe}"))
+        (left + hidden < safe || left == 0).then(|| {
+            format!(
+                "a deletion leaves {left} good replicas of {block}, not {safe}: at {good:?}, the \
+                 namenode counts on {counted:?}"
+            )
+        })
+    }
+
+    /// A bit of the block's replica on `machine` has changed.
+    pub fn rotted(&self, id: BlockId, machine: &str) {
+        self.rotten.lock().insert((id, machine.to_owned()));
+        self.told.lock().retain(|(told, _, host)| (*told, world::machine(host)) != (id, machine));
+    }
+
+    fn is_rotten(&self, id: BlockId, machine: &str) -> bool {
+        self.rotten.lock().contains(&(id, machine.to_owned()))
+    }
+
+    /// The namenode has answered `host` that it knows of rot in these replicas.
+    pub fn told_of_rot(&self, host: &str, request: &ReportBadBlocksRequestProto) {
+        let told = request.blocks.iter().map(|replica| ExtendedBlock::from(&replica.b).block);
+        let told = told.map(|block| (block.id, block.generation_stamp, host.to_owned()));
+        self.told.lock().extend(told);
+    }
+
+    /// With it goes what it knew.
+    pub fn process_ended(&self, process: &str) {
+        self.told.lock().retain(|(.., host)| host != process);
+    }
+
+    fn is_told(&self, block: Block, machine: &str) -> bool {
+        let is_it = |(id, stamp, host): &(BlockId, GenerationStamp, Host)| {
+            (*id, *stamp) == (block.id, block.generation_stamp) && world::machine(host) == machine
+        };
+        self.told.lock().iter().any(is_it)
     }
 
     /// Bytes of `path` up to `end` are acknowledged, and durable if `synced`: who lacks them.
@@ -131,7 +179,7 @@ impl Watch {
         let state = world.state();
         for datanode in &open.locs {
             let machine = machine_of(&datanode.id.datanode_uuid);
-            if self.rotten.lock().contains(&(block.id, machine.clone())) {
+            if self.is_rotten(block.id, &machine) {
                 continue;
             }
             let found = self.replicas_of(block.id);

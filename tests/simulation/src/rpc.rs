@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
 use ringfs_protocol::RemoteError;
+use ringfs_protocol::messages::ReportBadBlocksRequestProto;
 use ringfs_protocol::rpc::server::{Call, CallError, Caller, RpcService};
 use ringfs_protocol::simulation::{self, Answering, Connecting, Sight};
 use tokio::sync::oneshot;
@@ -181,6 +183,7 @@ impl World {
             Fate::Fine | Fate::ReplyLost => {}
         }
         let method = call.method.clone();
+        let rot = (method == "reportBadBlocks").then(|| call.request.clone());
         let running = service.run(call);
         drop(service);
         let outcome = running.await.map_err(|_| broken("the server is gone"))?;
@@ -190,6 +193,9 @@ impl World {
             state.trace(|| format!("{to} answers {method} of {from}: {refusal:?}"));
             if refusal.is_none() {
                 state.event(&method);
+                if let Some(Ok(rot)) = rot.map(ReportBadBlocksRequestProto::decode) {
+                    state.watch.told_of_rot(&from, &rot);
+                }
                 if let Some(recovery) = faults::recovery_of(&method) {
                     state.recovery(recovery);
                 }

@@ -100,4 +100,15 @@ mod found {
     fn a_namenode_that_dies_at_its_start_starts_again() {
         holds(101);
     }
+
+    #[test]
+    fn rot_that_was_told_of_is_known_to_a_namenode_that_restarts() {
+        holds(10_300_243);
+        holds(10_300_333);
+    }
+
+    #[test]
+    fn a_replica_that_nobody_knows_to_be_rotten_may_be_kept_for_a_good_one() {
+        holds(300_308);
+    }
 }
