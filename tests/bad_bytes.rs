@@ -142,7 +142,7 @@ impl OpenBlock {
         let options = RpcClientOptions {
             connect_timeout: Duration::from_secs(5),
             call_timeout: Some(Duration::from_secs(20)),
-            ping_interval: Duration::from_secs(60),
+            ..RpcClientOptions::default()
         };
         let create = CreateRequestProto {
             src: path.to_owned(),

@@ -2,9 +2,10 @@
 //! host of its own (`cluster/namespaces.rs`). The oracle is the sample: what an hflush or a close
 //! acknowledged is read back, and in the end every replica on every disk is what was written.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ringfs_client::{CreateOptions, FileWriter};
+use ringfs_client::{Client, CreateOptions, FileWriter};
 use ringfs_protocol::block::GenerationStamp;
 use ringfs_protocol::messages::{
     DatanodeReportTypeProto, TriggerBlockReportRequestProto, TriggerBlockReportResponseProto,
@@ -268,5 +269,62 @@ fn a_namenode_cut_off_from_all_datanodes_loses_nothing() {
     site.await_replicas(2 * 3 * BLOCKS);
     for path in ["/old", "/f"] {
         site.assert_holds(path, &site.bytes);
+    }
+}
+
+/// Clients whose host vanished are no more connected to any server within `ringfs.rpc.peer.timeout`,
+/// neither those that waited for nothing nor the one that was just answered. Some 12 s.
+#[test]
+fn servers_are_rid_of_clients_whose_host_has_vanished() {
+    let site = Site::start(&[("ringfs.rpc.peer.timeout", "4s")]);
+    let own = IpAddr::from(site.network.address(Place::Tests));
+    let namenode = site.cluster.namenode_pid().unwrap();
+    let datanode = site.cluster.datanode_pid(0).unwrap();
+    let connected = |server: u32| {
+        let remotes = processes::connections(server).into_iter();
+        remotes.filter(|remote| remote.ip() == own).count()
+    };
+    let (idle, asking) = (site.cluster.library(), &site.library);
+    for library in [&idle, asking] {
+        library.run(async |client| client.mkdirs("/d", 0o755, true).await).unwrap();
+    }
+    let before = connected(namenode);
+    assert!(before >= 2, "{before} connections");
+    let request = TriggerBlockReportRequestProto { incremental: true, nn_address: None };
+    let address = site.cluster.datanode_ipc_address(0);
+    let operator = RpcClient::new(
+        &address,
+        protocol_name::CLIENT_DATANODE,
+        "operator",
+        RpcClientOptions::default(),
+    );
+    let report = async |_: &Client| -> Result<TriggerBlockReportResponseProto, _> {
+        operator.call("triggerBlockReport", &request).await
+    };
+    site.library.run(report).unwrap();
+    assert_eq!(connected(datanode), 1);
+
+    // Longer than the time in which a silent client is let go: its host answers for it.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!((connected(namenode), connected(datanode)), (before, 1));
+
+    // The question still gets there. The answer does not, and nobody says that it came.
+    site.network.lose(Place::Namenode, Place::Tests);
+    site.network.cut(Place::Tests, Place::Datanode(0));
+    asking.run(async |client| client.mkdirs("/e", 0o755, true).await).unwrap_err();
+    site.network.lose(Place::Tests, Place::Namenode);
+    wait_for("all of them gone", Duration::from_secs(15), || {
+        (connected(namenode) + connected(datanode) == 0).then_some(())
+    });
+    let namenode_address = IpAddr::from(site.network.address(Place::Namenode));
+    let leads_there = |remote: &SocketAddr| remote.ip() == namenode_address;
+    let ours = || processes::connections(std::process::id());
+    wait_for("the clients have let go too", Duration::from_secs(15), || {
+        (!ours().iter().any(leads_there)).then_some(())
+    });
+
+    site.network.heal();
+    for library in [&idle, asking] {
+        library.run(async |client| client.mkdirs("/f", 0o755, true).await).unwrap();
     }
 }

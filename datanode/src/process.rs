@@ -360,6 +360,7 @@ impl Parts {
         let ipc_listener = tokio_listener(ipc_listener)?;
         let options = RpcServerOptions {
             connections_max: IPC_CONNECTIONS_MAX,
+            peer_timeout: self.link.config.rpc.peer_timeout,
             ..RpcServerOptions::default()
         };
         let ipc_stop = Arc::new(Notify::new());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use ringfs_protocol::peer_timeout::PeerTimeout;
 use ringfs_protocol::rpc::protocol_name;
 use ringfs_protocol::rpc::server::{self, Call, CallError, RpcServerOptions, RpcService};
 use ringfs_protocol::settings;
@@ -165,6 +166,7 @@ fn server_options(configuration: &Configuration) -> Result<RpcServerOptions> {
     let calls_max = calls.filter(|calls| *calls <= 100_000);
     Ok(RpcServerOptions {
         calls_max: calls_max.ok_or_else(|| refuse("must be 1 to 1000"))?,
+        peer_timeout: PeerTimeout::from_configuration(configuration)?,
         ..RpcServerOptions::default()
     })
 }

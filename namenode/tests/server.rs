@@ -68,7 +68,7 @@ impl Namenode {
         let options = RpcClientOptions {
             connect_timeout: Duration::from_secs(5),
             call_timeout: Some(Duration::from_secs(5)),
-            ping_interval: Duration::from_secs(60),
+            ..RpcClientOptions::default()
         };
         RpcClient::new(&self.address.to_string(), protocol, "hdfs", options)
     }

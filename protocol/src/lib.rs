@@ -18,6 +18,7 @@ pub mod meta_file;
 pub mod mutants;
 pub mod operation;
 pub mod packet;
+pub mod peer_timeout;
 pub mod rpc;
 pub mod settings;
 #[cfg(feature = "simulation")]

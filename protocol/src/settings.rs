@@ -83,6 +83,8 @@ settings! {
         "Time after which a remote call without reply fails; 0: never";
     IPC_PING_INTERVAL: Millis, "ipc.ping.interval" = "60000",
         "Time between pings while a call waits for its reply";
+    RINGFS_RPC_PEER_TIMEOUT: Millis, "ringfs.rpc.peer.timeout" = "120s",
+        "An RPC connection whose other host does not answer TCP for so long is closed (2 s to 12 h)";
     DFS_HEARTBEAT_INTERVAL: Seconds, "dfs.heartbeat.interval" = "3",
         "Time between a datanode's heartbeats";
 

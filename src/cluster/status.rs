@@ -44,7 +44,7 @@ impl Probe {
         let options = RpcClientOptions {
             connect_timeout: timeout,
             call_timeout: Some(timeout),
-            ping_interval: Duration::from_secs(60),
+            ..RpcClientOptions::default()
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok();
         let user = std::env::var("HADOOP_USER_NAME").unwrap_or_else(|_| "ringfs".to_owned());

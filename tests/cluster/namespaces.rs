@@ -107,7 +107,7 @@ impl Network {
         self.router.run(&format!("ip rule {change} from {from} to {to} blackhole"));
     }
 
-    fn address(&self, place: Place) -> Ipv4Addr {
+    pub fn address(&self, place: Place) -> Ipv4Addr {
         let last = match place {
             Place::Tests => 1,
             Place::Namenode => 2,

@@ -1,6 +1,7 @@
 //! Signals, and who is connected to whom.
 
 use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use rustix::process::Pid;
 pub use rustix::process::Signal;
@@ -15,6 +16,11 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// Ports at the other ends of a process's established TCP connections.
 pub fn connected_ports(pid: u32) -> HashSet<u16> {
+    connections(pid).into_iter().map(|remote| remote.port()).collect()
+}
+
+/// Other ends of a process's established TCP connections.
+pub fn connections(pid: u32) -> Vec<SocketAddr> {
     let sockets: HashSet<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
         .flatten()
@@ -36,10 +42,18 @@ pub fn connected_ports(pid: u32) -> HashSet<u16> {
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let (remote, state, inode) = (fields.get(2)?, fields.get(3)?, fields.get(9)?);
-            let port = u16::from_str_radix(remote.split_once(':')?.1, 16).ok()?;
-            (*state == established && sockets.contains(*inode)).then_some(port)
+            (*state == established && sockets.contains(*inode)).then(|| remote_address(remote))?
         })
         .collect()
+}
+
+/// `0A00020F:1F90`, or with 32 digits, whose last 8 are an IPv4 address that was mapped: the kernel
+/// prints the address as a number of this machine's byte order.
+fn remote_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let ipv4 = u32::from_str_radix(&address[address.len().checked_sub(8)?..], 16).ok()?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    Some((Ipv4Addr::from(ipv4.to_ne_bytes()), port).into())
 }
 
 /// A way of `len` datanodes from the writer over the connections that there are. A connection of an

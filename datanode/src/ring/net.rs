@@ -9,9 +9,8 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use bytes::BytesMut;
-use rustix::net::sockopt::{
-    set_socket_keepalive, set_tcp_congestion, set_tcp_nodelay, tcp_congestion,
-};
+use ringfs_protocol::peer_timeout::PeerTimeout;
+use rustix::net::sockopt::{set_tcp_congestion, set_tcp_nodelay, tcp_congestion};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket, socket_with};
 use rustix::net::{RecvFlags, Shutdown, getpeername, getsockname, recv, shutdown};
 
@@ -240,7 +239,8 @@ impl Sockets for KernelSockets {
 
     fn prepare(&self, socket: &OwnedFd) -> io::Result<bool> {
         set_tcp_nodelay(socket, true)?;
-        set_socket_keepalive(socket, true)?;
+        // Each stream has a bound for what its peer takes (SEND_TIMEOUT), longer than this.
+        PeerTimeout::default().set_for_idle(socket)?;
         let is_remote = self.peer_address(socket)?.ip() != self.local_address(socket)?.ip();
         match (is_remote, &*DEFAULT_CONGESTION_CONTROL) {
             (true, Some(default)) => set_tcp_congestion(socket, default)?,

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::codec::{self, CallIdentity, Outcome};
 use crate::limits::{RPC_FRAME_MAX_BYTES, RPC_READ_AHEAD_MAX_BYTES};
+use crate::peer_timeout::PeerTimeout;
 use crate::settings::{IPC_CLIENT_CONNECT_TIMEOUT, IPC_CLIENT_RPC_TIMEOUT_MS, IPC_PING_INTERVAL};
 use crate::site_config::{ConfigError, Configuration};
 use crate::{ProtocolError, RemoteError};
@@ -35,6 +36,7 @@ pub struct RpcClientOptions {
     /// Bound of one call; `None` waits for ever, with a ping each `ping_interval`.
     pub call_timeout: Option<Duration>,
     pub ping_interval: Duration,
+    pub peer_timeout: PeerTimeout,
 }
 
 impl RpcClientOptions {
@@ -44,6 +46,7 @@ impl RpcClientOptions {
             connect_timeout: configuration.duration(&IPC_CLIENT_CONNECT_TIMEOUT)?,
             call_timeout: (!call_timeout.is_zero()).then_some(call_timeout),
             ping_interval: configuration.duration(&IPC_PING_INTERVAL)?,
+            peer_timeout: PeerTimeout::from_configuration(configuration)?,
         })
     }
 }
@@ -55,6 +58,7 @@ impl Default for RpcClientOptions {
             connect_timeout: Duration::from_secs(20),
             call_timeout: Some(Duration::from_secs(120)),
             ping_interval: Duration::from_secs(60),
+            peer_timeout: PeerTimeout::default(),
         }
     }
 }
@@ -239,7 +243,11 @@ impl Shared {
         let stream = timeout(self.options.connect_timeout, TcpStream::connect(&self.address))
             .await
             .unwrap_or_else(|elapsed| Err(elapsed.into()))
-            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            .and_then(|stream| {
+                stream.set_nodelay(true)?;
+                self.options.peer_timeout.set(&stream)?;
+                Ok(stream)
+            })
             .map_err(io_error)?;
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS_MAX);
         let calls = Arc::new(Mutex::new(Calls::default()));

@@ -67,8 +67,10 @@ pub(super) async fn run<S: RpcService>(
     shared: Arc<Shared<S>>,
     stopped: watch::Receiver<()>,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%address, "TCP_NODELAY: {error}");
+    let peer_timeout = shared.options.peer_timeout;
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| peer_timeout.set(&stream)) {
+        tracing::debug!(%address, "connection was closed before it was served: {error}");
+        return;
     }
     let (read_half, write_half) = stream.into_split();
     let (replies, queue) = mpsc::channel(shared.options.calls_per_connection_max);

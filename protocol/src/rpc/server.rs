@@ -20,6 +20,7 @@ use super::connection::{self, Activity};
 use crate::RemoteError;
 use crate::error::java;
 use crate::limits::RPC_LARGE_FRAMES_MAX_KIB;
+use crate::peer_timeout::PeerTimeout;
 
 /// A connection may be replaced by a new one when it had no call for so long: twice the time after
 /// which Hadoop's clients close idle connections themselves.
@@ -108,6 +109,7 @@ pub struct RpcServerOptions {
     /// A connection that has sent no complete frame, or takes longer inside one, is closed; as is
     /// one that takes nothing of a reply for so long.
     pub frame_timeout: Duration,
+    pub peer_timeout: PeerTimeout,
 }
 
 impl Default for RpcServerOptions {
@@ -117,6 +119,7 @@ impl Default for RpcServerOptions {
             calls_per_connection_max: 128,
             calls_max: 4096,
             frame_timeout: Duration::from_secs(30),
+            peer_timeout: PeerTimeout::default(),
         }
     }
 }
