@@ -17,9 +17,14 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use error::CommandError;
+
+/// A small block costs hundreds of short-lived allocations over all processes.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[derive(Debug, Parser)]
 #[command(name = "ringfs", version, about, propagate_version = true, max_term_width = 100)]
