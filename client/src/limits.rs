@@ -10,8 +10,13 @@ pub const PACKETS_HANDED_OVER_MAX: usize = 16;
 /// 80 + 2 x 2 x 16 packets of 64 KiB, 9 MiB.
 pub const COMMANDS_QUEUED_MAX: usize = 2;
 
-/// Buffers given to one vectored write: 32 packets of two parts, 2 MiB, about what a socket takes.
-pub const WRITE_SLICES_MAX: usize = 64;
+/// What gets its checksums and is sent at a time: packets until they hold so many bytes, which stay in
+/// the processor's cache between the two.
+pub const SEND_BATCH_BYTES: usize = 512 << 10;
+pub const SEND_BATCH_PACKETS_MAX: usize = 32;
+
+/// Acks that are received at a time: those of the default window, of three datanodes.
+pub const ACK_BUFFER_BYTES: usize = 2 << 10;
 
 /// What a writer is advised to write at a time: whole packets of about this many bytes.
 pub const WRITE_LEN_HINT_BYTES: usize = 1 << 20;

@@ -1,4 +1,4 @@
-//! Cuts a file's bytes into the packets of its blocks, with their checksums.
+//! Cuts a file's bytes into the packets of its blocks.
 //!
 //! Checksums cover chunks of `bytes_per_checksum` bytes counted from the start of the block, and a
 //! packet begins at a chunk boundary. Two cases are not so simple:
@@ -8,23 +8,56 @@
 //!   packets of at most one chunk's rest, each under the checksum of its own bytes.
 //!
 //! A full packet's data is a slice of what the writer handed in; only what does not fill a packet
-//! is copied, into `pending`.
+//! is copied, into `pending`. Checksums are computed as a packet is sent ([`Packet::encode_head`]): the
+//! socket's copy then finds the data in the processor's cache.
 
 use bytes::{Bytes, BytesMut};
 use ringfs_protocol::checksum::DataChecksum;
-use ringfs_protocol::packet::{PACKET_PREFIX_MAX_BYTES, PacketHeader, encode_packet_prefix};
+use ringfs_protocol::limits::PACKET_MAX_BYTES;
+use ringfs_protocol::packet::{
+    HEARTBEAT_SEQNO, PACKET_PREFIX_MAX_BYTES, PacketHeader, encode_packet_prefix,
+};
 
-/// A packet as it goes over the wire: `head` (lengths, header, checksums), then `data`.
+/// Goes over the wire as a head (lengths, header, checksums) and the data.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub seqno: i64,
     pub offset_in_block: u64,
     pub last_in_block: bool,
-    pub head: Bytes,
+    pub sync: bool,
     pub data: Bytes,
 }
 
 impl Packet {
+    /// Tells a silent pipeline that its writer lives.
+    pub fn heartbeat() -> Self {
+        Self {
+            seqno: HEARTBEAT_SEQNO,
+            offset_in_block: 0,
+            last_in_block: false,
+            sync: false,
+            data: Bytes::new(),
+        }
+    }
+
+    /// Appends the head to `out`.
+    pub fn encode_head(&self, checksum: DataChecksum, out: &mut BytesMut) {
+        let checksums_len = checksum.checksums_len(self.data.len() as u64) as usize;
+        let header = PacketHeader {
+            offset_in_block: self.offset_in_block,
+            seqno: self.seqno,
+            last_packet_in_block: self.last_in_block,
+            data_len: self.data.len() as u32,
+            sync_block: self.sync,
+        };
+        let mut prefix = [0; PACKET_PREFIX_MAX_BYTES];
+        let prefix_len = encode_packet_prefix(&header, checksums_len, &mut prefix);
+        out.extend_from_slice(&prefix[..prefix_len]);
+        let checksums = out.len();
+        out.resize(checksums + checksums_len, 0);
+        checksum.fill(&self.data, &mut out[checksums..]);
+    }
+
     /// Offset in the block after this packet's data.
     pub fn end(&self) -> u64 {
         self.offset_in_block + self.data.len() as u64
@@ -52,7 +85,10 @@ pub(crate) struct Packetizer {
 }
 
 impl Packetizer {
-    /// `block_len` is the length of the last block when the file is appended to inside a block.
+    /// `packet_size` is of the data of a packet, in whole chunks: 64 KiB are whole pages, which datanodes
+    /// receive where they write them from. (Hadoop's client has header and checksums in it, so its packets
+    /// of 63 KiB end within pages.) `block_len` is the length of the last block when the file is appended
+    /// to inside a block.
     pub fn new(
         checksum: DataChecksum,
         packet_size: usize,
@@ -60,12 +96,9 @@ impl Packetizer {
         position: u64,
         block_len: u64,
     ) -> Self {
-        let chunk = checksum.bytes_per_checksum as usize;
-        let room = packet_size.saturating_sub(PACKET_PREFIX_MAX_BYTES);
-        let chunks = (room / (chunk + checksum.checksum_size())).max(1);
         Self {
             checksum,
-            packet_data_len: chunks * chunk,
+            packet_data_len: packet_data_len(checksum, packet_size),
             block_size,
             next_seqno: 0,
             packet_start: block_len,
@@ -180,23 +213,17 @@ impl Packetizer {
     fn cut(&mut self, offset_in_block: u64, data: Bytes, sync: bool, last: bool) -> Packet {
         let seqno = self.next_seqno;
         self.next_seqno += 1;
-        let checksums_len = self.checksum.checksums_len(data.len() as u64) as usize;
-        let header = PacketHeader {
-            offset_in_block,
-            seqno,
-            last_packet_in_block: last,
-            data_len: data.len() as u32,
-            sync_block: sync,
-        };
-        let mut prefix = [0; PACKET_PREFIX_MAX_BYTES];
-        let prefix_len = encode_packet_prefix(&header, checksums_len, &mut prefix);
-        let mut head = BytesMut::with_capacity(prefix_len + checksums_len);
-        head.extend_from_slice(&prefix[..prefix_len]);
-        head.resize(prefix_len + checksums_len, 0);
-        self.checksum.fill(&data, &mut head[prefix_len..]);
         self.cut_to = offset_in_block + data.len() as u64;
-        Packet { seqno, offset_in_block, last_in_block: last, head: head.freeze(), data }
+        Packet { seqno, offset_in_block, last_in_block: last, sync, data }
     }
+}
+
+/// At least a chunk, and no more than a packet may have.
+fn packet_data_len(checksum: DataChecksum, packet_size: usize) -> usize {
+    let chunk = checksum.bytes_per_checksum as usize;
+    let room = PACKET_MAX_BYTES - PACKET_PREFIX_MAX_BYTES;
+    let chunks_max = room / (chunk + checksum.checksum_size());
+    (packet_size / chunk).clamp(1, chunks_max.max(1)) * chunk
 }
 
 #[cfg(test)]
@@ -212,18 +239,20 @@ mod tests {
 
     fn packetizer(block_size: u64, block_len: u64) -> Packetizer {
         let checksum = DataChecksum::new(ChecksumType::Crc32c, CHUNK as u32).unwrap();
-        // Room for three chunks a packet.
-        Packetizer::new(checksum, 33 + 3 * 516, block_size, block_len, block_len)
+        // Three chunks a packet.
+        Packetizer::new(checksum, 3 * CHUNK + 1, block_size, block_len, block_len)
     }
 
     /// What a datanode's block ends up as; checks each packet as a datanode would.
     fn receive(block: &mut Vec<u8>, packet: &Packet) {
         let checksum = DataChecksum::new(ChecksumType::Crc32c, CHUNK as u32).unwrap();
-        let frame = decode_packet_prefix(&packet.head).unwrap().unwrap();
-        assert_eq!(frame.prefix_len + frame.checksums_len, packet.head.len());
+        let mut head = BytesMut::new();
+        packet.encode_head(checksum, &mut head);
+        let frame = decode_packet_prefix(&head).unwrap().unwrap();
+        assert_eq!(frame.prefix_len + frame.checksums_len, head.len());
         assert_eq!(frame.data_len, packet.data.len());
         assert_eq!(frame.header.seqno, packet.seqno);
-        checksum.verify(&packet.data, &packet.head[frame.prefix_len..]).unwrap();
+        checksum.verify(&packet.data, &head[frame.prefix_len..]).unwrap();
         let start = packet.offset_in_block as usize;
         assert!(start <= block.len(), "a gap at {start} after {}", block.len());
         if !start.is_multiple_of(CHUNK) && !packet.data.is_empty() {
@@ -300,18 +329,27 @@ mod tests {
     }
 
     #[test]
-    fn default_packets_hold_126_chunks_and_borrow_the_writers_memory() {
+    fn default_packets_hold_64_kib_and_borrow_the_writers_memory() {
         let checksum = DataChecksum::new(ChecksumType::Crc32c, 512).unwrap();
         let mut packetizer = Packetizer::new(checksum, 65536, 128 << 20, 0, 0);
-        assert_eq!(packetizer.packet_data_len(), 64512);
-        let mut data = Bytes::from(vec![1; 2 * 64512]);
+        assert_eq!(packetizer.packet_data_len(), 65536);
+        let mut data = Bytes::from(vec![1; 2 * 65536]);
         let start = data.as_ptr();
         let first = packetizer.next_packet(&mut data).unwrap();
         let second = packetizer.next_packet(&mut data).unwrap();
         assert_eq!(first.data.as_ptr(), start);
-        assert_eq!(second.data.as_ptr(), start.wrapping_add(64512));
-        assert_eq!((second.seqno, second.offset_in_block), (1, 64512));
+        assert_eq!(second.data.as_ptr(), start.wrapping_add(65536));
+        assert_eq!((second.seqno, second.offset_in_block), (1, 65536));
         assert!(data.is_empty());
+    }
+
+    #[test]
+    fn packets_are_of_a_chunk_at_least_and_not_beyond_what_a_datanode_takes() {
+        let checksum = DataChecksum::new(ChecksumType::Crc32c, 512).unwrap();
+        assert_eq!(packet_data_len(checksum, 0), 512);
+        let most = packet_data_len(checksum, usize::MAX);
+        let on_wire = most + checksum.checksums_len(most as u64) as usize + PACKET_PREFIX_MAX_BYTES;
+        assert!((PACKET_MAX_BYTES - 516..=PACKET_MAX_BYTES).contains(&on_wire));
     }
 
     #[test]
@@ -337,6 +375,9 @@ mod tests {
         assert!(packetizer.flush(false).is_none());
         let sync = packetizer.flush(true).unwrap();
         assert_eq!((sync.offset_in_block, sync.data.len()), (3, 0));
-        assert!(decode_packet_prefix(&sync.head).unwrap().unwrap().header.sync_block);
+        assert!(sync.sync);
+        let mut head = BytesMut::new();
+        sync.encode_head(packetizer.checksum, &mut head);
+        assert!(decode_packet_prefix(&head).unwrap().unwrap().header.sync_block);
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use bytes::BufMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 #[derive(Debug)]
@@ -63,22 +63,11 @@ impl Socket {
 
     pub fn try_read(&self, out: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(tcp) => tcp.try_read(out),
+            Self::Tcp(tcp) => drained(tcp, Interest::READABLE, out.len(), || {
+                Ok(rustix::io::read(tcp, &mut *out)?)
+            }),
             #[cfg(feature = "simulation")]
             Self::Simulated(stream) => stream.try_read(out),
-        }
-    }
-
-    pub fn try_read_buf(&self, out: &mut impl BufMut) -> io::Result<usize> {
-        match self {
-            Self::Tcp(tcp) => tcp.try_read_buf(out),
-            #[cfg(feature = "simulation")]
-            Self::Simulated(stream) => {
-                let mut bytes = vec![0; out.remaining_mut().min(64 << 10)];
-                let count = stream.try_read(&mut bytes)?;
-                out.put_slice(&bytes[..count]);
-                Ok(count)
-            }
         }
     }
 
@@ -92,7 +81,10 @@ impl Socket {
 
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(tcp) => tcp.try_write_vectored(slices),
+            Self::Tcp(tcp) => {
+                let len = slices.iter().map(|slice| slice.len()).sum();
+                drained(tcp, Interest::WRITABLE, len, || Ok(rustix::io::writev(tcp, slices)?))
+            }
             #[cfg(feature = "simulation")]
             Self::Simulated(stream) => {
                 let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
@@ -126,13 +118,37 @@ impl Socket {
             #[cfg(feature = "simulation")]
             Self::Simulated(_) => loop {
                 self.readable().await?;
-                match self.try_read_buf(out) {
+                let mut bytes = vec![0; out.remaining_mut().min(64 << 10)];
+                match self.try_read(&mut bytes) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return result,
+                    result => {
+                        let count = result?;
+                        out.put_slice(&bytes[..count]);
+                        return Ok(count);
+                    }
                 }
             },
         }
     }
+}
+
+/// Reads or writes up to `len` bytes. What comes short of that has emptied the socket's buffer, or filled
+/// it: the next attempt waits for its event, and costs no system call before.
+fn drained(
+    tcp: &TcpStream,
+    interest: Interest,
+    len: usize,
+    transfer: impl FnOnce() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut short = None;
+    let whole = tcp.try_io(interest, || match transfer()? {
+        count if count == 0 || count == len => Ok(count),
+        count => {
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    });
+    short.map_or(whole, Ok)
 }
 
 /// Small messages must not wait for more; and between two processes of one host the default

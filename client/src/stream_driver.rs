@@ -106,7 +106,9 @@ impl StreamDriver {
         let mut batch = Vec::with_capacity(COMMANDS_QUEUED_MAX);
         loop {
             while let Some(action) = self.streamer.next_action() {
-                if let Some(event) = self.perform(action).await {
+                if let Some(action) = self.perform_at_once(action)
+                    && let Some(event) = self.perform(action).await
+                {
                     self.tell(event);
                 }
             }
@@ -176,25 +178,27 @@ impl StreamDriver {
         }
     }
 
+    /// Does what waits for nothing, as what each packet needs; gives back any other action.
+    fn perform_at_once(&mut self, action: Action) -> Option<Action> {
+        match action {
+            Action::Send(packet) => self.push(packet),
+            Action::SendHeartbeat => self.push(Packet::heartbeat()),
+            Action::Acknowledged(seqno) => self.acknowledged = seqno,
+            Action::ClosePipeline => self.pipeline = None,
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn push(&mut self, packet: Packet) {
+        if let Some(pipeline) = &mut self.pipeline {
+            pipeline.push(packet);
+        }
+    }
+
     /// The event that answers `action`, if one does.
     async fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Send(packet) => {
-                self.pipeline.as_mut()?.push(packet);
-                None
-            }
-            Action::SendHeartbeat => {
-                self.pipeline.as_mut()?.push_heartbeat();
-                None
-            }
-            Action::Acknowledged(seqno) => {
-                self.acknowledged = seqno;
-                None
-            }
-            Action::ClosePipeline => {
-                self.pipeline = None;
-                None
-            }
             Action::OpenPipeline(setup) => {
                 let opened = WritePipeline::open(&self.connector, &self.options, &setup).await;
                 Some(Event::PipelineOpened(opened.map(|pipeline| {
@@ -208,7 +212,7 @@ impl StreamDriver {
                 let previous = previous.as_ref();
                 let block = self.namenode.add_block(&self.file, previous, excluded, favored).await;
                 self.report.has_new_block.store(true, Ordering::Relaxed);
-                Some(Event::BlockAllocated(block))
+                Some(Event::BlockAllocated(block.map(Box::new)))
             }
             Action::AbandonBlock(block) => {
                 // It is the last block of the file: should it stay, addBlock refuses the next one.
@@ -233,17 +237,17 @@ impl StreamDriver {
                 let (nodes, storage_ids) = datanodes_and_storages(existing);
                 let found =
                     namenode.additional_datanode(file, &block, nodes, storage_ids, excluded).await;
-                Some(Event::ReplacementFound(found))
+                Some(Event::ReplacementFound(found.map(Box::new)))
             }
             Action::TransferReplica { block, token, source, target } => {
                 let name = &self.options.client_name;
                 let done =
-                    transfer_replica(&self.connector, name, &block, token, &source, *target).await;
+                    transfer_replica(&self.connector, name, &block, *token, &source, *target).await;
                 Some(Event::ReplicaTransferred(done))
             }
             Action::RaiseGenerationStamp(block) => {
                 let raised = namenode.update_block_for_pipeline(file, &block).await;
-                Some(Event::GenerationStampRaised(raised))
+                Some(Event::GenerationStampRaised(raised.map(Box::new)))
             }
             Action::UpdatePipeline { old_block, new_block, nodes } => {
                 let (nodes, storage_ids) = datanodes_and_storages(nodes);

@@ -1,7 +1,8 @@
 //! The connection of a writer to its pipeline: set up by WRITE_BLOCK, then packets out and acks in.
 //!
-//! Packets wait in `outgoing` as the buffers they are made of and leave by vectored writes of many at
-//! a time. Nothing here waits for more than the socket.
+//! Packets wait in `queued`; some at a time get their checksums and go to `outgoing`, as the buffers that
+//! they are made of, and leave by one vectored write while they are still in the processor's cache.
+//! Nothing here waits for more than the socket.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,14 +12,11 @@ use ringfs_protocol::block::ExtendedBlock;
 use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::messages::*;
 use ringfs_protocol::operation::Opcode;
-use ringfs_protocol::packet::{
-    HEARTBEAT_SEQNO, PACKET_PREFIX_MAX_BYTES, PacketHeader, PipelineAck, decode_ack,
-    encode_packet_prefix,
-};
+use ringfs_protocol::packet::{PipelineAck, decode_ack};
 
 use crate::ClientError;
 use crate::datanode_stream::{DatanodeConnector, DatanodeStream};
-use crate::limits::WRITE_SLICES_MAX;
+use crate::limits::{ACK_BUFFER_BYTES, SEND_BATCH_BYTES, SEND_BATCH_PACKETS_MAX};
 use crate::packetizer::Packet;
 use crate::streamer::{PipelineNode, PipelineSetup, SetupFailure};
 
@@ -34,7 +32,12 @@ pub(crate) struct WriteOptions {
 pub(crate) struct WritePipeline {
     stream: DatanodeStream,
     pub reopens_finalized: bool,
+    checksum: DataChecksum,
+    queued: VecDeque<Packet>,
+    /// Heads and data of what is being sent.
     outgoing: VecDeque<Bytes>,
+    /// Memory of heads, used again for those of the next packets.
+    heads: BytesMut,
 }
 
 impl WritePipeline {
@@ -56,35 +59,27 @@ impl WritePipeline {
             why: error.to_string(),
         })?;
         let reopens_finalized = response.reopens_finalized();
-        Ok(Self { stream, reopens_finalized, outgoing: VecDeque::new() })
+        Ok(Self {
+            stream,
+            reopens_finalized,
+            checksum: options.checksum,
+            queued: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            heads: BytesMut::new(),
+        })
     }
 
     pub fn push(&mut self, packet: Packet) {
-        self.outgoing.push_back(packet.head);
-        if !packet.data.is_empty() {
-            self.outgoing.push_back(packet.data);
-        }
-    }
-
-    pub fn push_heartbeat(&mut self) {
-        let header = PacketHeader {
-            offset_in_block: 0,
-            seqno: HEARTBEAT_SEQNO,
-            last_packet_in_block: false,
-            data_len: 0,
-            sync_block: false,
-        };
-        let mut prefix = [0; PACKET_PREFIX_MAX_BYTES];
-        let len = encode_packet_prefix(&header, 0, &mut prefix);
-        self.outgoing.push_back(Bytes::copy_from_slice(&prefix[..len]));
+        self.queued.push_back(packet);
     }
 
     pub fn has_outgoing(&self) -> bool {
-        !self.outgoing.is_empty()
+        !(self.outgoing.is_empty() && self.queued.is_empty())
     }
 
     /// The rest cannot be sent: the acks that still come tell why.
     pub fn discard_outgoing(&mut self) {
+        self.queued.clear();
         self.outgoing.clear();
     }
 
@@ -98,19 +93,39 @@ impl WritePipeline {
 
     /// Sends until the socket takes no more.
     pub fn send(&mut self) -> io::Result<()> {
-        while !self.outgoing.is_empty() {
-            let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-            let count = self.outgoing.len().min(WRITE_SLICES_MAX);
+        loop {
+            if self.outgoing.is_empty() {
+                self.encode_batch();
+            }
+            let mut slices = [IoSlice::new(&[]); 2 * SEND_BATCH_PACKETS_MAX];
+            let count = self.outgoing.len();
             for (slice, bytes) in slices.iter_mut().zip(&self.outgoing) {
                 *slice = IoSlice::new(bytes);
             }
-            match self.stream.tcp.try_write_vectored(&slices[..count]) {
-                Ok(sent) => self.sent(sent),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+            match count {
+                0 => return Ok(()),
+                _ => match self.stream.tcp.try_write_vectored(&slices[..count]) {
+                    Ok(sent) => self.sent(sent),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) => return Err(error),
+                },
             }
         }
-        Ok(())
+    }
+
+    fn encode_batch(&mut self) {
+        let mut bytes = 0;
+        while bytes < SEND_BATCH_BYTES
+            && self.outgoing.len() < 2 * SEND_BATCH_PACKETS_MAX
+            && let Some(packet) = self.queued.pop_front()
+        {
+            bytes += packet.data.len();
+            packet.encode_head(self.checksum, &mut self.heads);
+            self.outgoing.push_back(self.heads.split().freeze());
+            if !packet.data.is_empty() {
+                self.outgoing.push_back(packet.data);
+            }
+        }
     }
 
     fn sent(&mut self, mut len: usize) {
@@ -126,9 +141,13 @@ impl WritePipeline {
 
     /// Takes what the socket has: true when there was something, false when there is nothing yet.
     pub fn receive(&mut self) -> io::Result<bool> {
-        match self.stream.tcp.try_read_buf(&mut self.stream.received) {
+        let mut acks = [0; ACK_BUFFER_BYTES];
+        match self.stream.tcp.try_read(&mut acks) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(true),
+            Ok(count) => {
+                self.stream.received.extend_from_slice(&acks[..count]);
+                Ok(true)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }

@@ -3,6 +3,7 @@
 //! any power of two, as block sizes are; what is written is sliced from it, never copied.
 
 use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 
@@ -21,11 +22,13 @@ pub struct Pattern {
 
 impl Pattern {
     pub fn new() -> Self {
-        let mut ring = vec![0; RING_BYTES + SLICE_MAX_BYTES];
+        let mut ring = MmapMut::map_anon(RING_BYTES + SLICE_MAX_BYTES).expect("32 MiB of memory");
+        // As the floor's packets are; without leave they are small pages.
+        let _ = ring.advise(Advice::HugePage);
         let (once, again) = ring.split_at_mut(RING_BYTES);
         SmallRng::seed_from_u64(0x0072_696e_6766_7321).fill_bytes(once);
         again.copy_from_slice(&once[..SLICE_MAX_BYTES]);
-        Self { ring: ring.into() }
+        Self { ring: Bytes::from_owner(ring) }
     }
 
     /// `len` bytes of file number `file`, at most [`SLICE_MAX_BYTES`].

@@ -53,7 +53,7 @@ pub struct PipelineOptions {
     /// Threads of this process that the streams are spread over
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub threads: usize,
-    /// Size of a packet on the wire, of which checksums and header take their part
+    /// Data of a packet
     #[arg(long, default_value = "64k", value_parser = parse_bytes, value_name = "BYTES")]
     pub packet_size: u64,
     #[arg(long, default_value = "128m", value_parser = parse_bytes, value_name = "BYTES")]
@@ -124,8 +124,11 @@ impl PipelineOptions {
         if self.threads == 0 || self.threads > self.streams {
             return refuse(format!("--threads {} is not from 1 to --streams", self.threads));
         }
-        if self.packet_size > PACKET_MAX_BYTES as u64 {
-            return refuse(format!("--packet-size {} is beyond 16m", self.packet_size));
+        let packet = self.packet_data_bytes() as u64;
+        let on_wire = packet + CHECKSUM.checksums_len(packet) + PACKET_PREFIX_MAX_BYTES as u64;
+        if on_wire > PACKET_MAX_BYTES as u64 {
+            let most = "16m with its checksums";
+            return refuse(format!("--packet-size {} is beyond {most}", self.packet_size));
         }
         if self.block_size == 0 || !self.block_size.is_multiple_of(chunk) {
             return refuse(format!("--block-size {} is no multiple of {chunk}", self.block_size));
@@ -153,8 +156,7 @@ impl PipelineOptions {
     /// Data bytes of a full packet: whole chunks, at least one.
     pub fn packet_data_bytes(&self) -> usize {
         let chunk = CHECKSUM.bytes_per_checksum as usize;
-        let room = (self.packet_size as usize).saturating_sub(PACKET_PREFIX_MAX_BYTES);
-        (room / (chunk + CHECKSUM.checksum_size())).max(1) * chunk
+        (self.packet_size as usize / chunk).max(1) * chunk
     }
 
     pub fn window_packets(&self) -> usize {
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn packets_and_blocks_as_hdfs_cuts_them() {
         let mut options = PipelineOptions { bytes: (256 << 20) + 5, ..Default::default() };
-        assert_eq!(options.packet_data_bytes(), 64_512);
+        assert_eq!(options.packet_data_bytes(), 65_536);
         assert_eq!(options.block_lengths().collect::<Vec<_>>(), [128 << 20, 128 << 20, 5]);
         assert_eq!(options.window_packets(), 80);
         options.durability = Durability::Hsync;

@@ -113,20 +113,21 @@ pub(crate) struct OpenedPipeline {
     pub reopens_finalized: bool,
 }
 
+/// Small, as there are two for each packet; so is [`Action`].
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A packet of the writer, in order of sequence numbers.
     Enqueued(Packet),
     /// The writer flushed: what is acknowledged is promised to readers.
     Flushed,
-    BlockAllocated(Result<LocatedBlockProto, ClientError>),
+    BlockAllocated(Result<Box<LocatedBlockProto>, ClientError>),
     PipelineOpened(Result<OpenedPipeline, SetupFailure>),
     Acknowledged(PipelineAck),
     /// The connection to the first datanode broke.
     PipelineLost(String),
-    ReplacementFound(Result<LocatedBlockProto, ClientError>),
+    ReplacementFound(Result<Box<LocatedBlockProto>, ClientError>),
     ReplicaTransferred(Result<(), ClientError>),
-    GenerationStampRaised(Result<LocatedBlockProto, ClientError>),
+    GenerationStampRaised(Result<Box<LocatedBlockProto>, ClientError>),
     PipelineUpdated(Result<(), ClientError>),
     /// Nothing happened until [`Streamer::deadline_ms`].
     TimePassed,
@@ -139,7 +140,7 @@ pub(crate) enum Action {
         excluded: Vec<DatanodeInfoProto>,
     },
     AbandonBlock(ExtendedBlock),
-    OpenPipeline(PipelineSetup),
+    OpenPipeline(Box<PipelineSetup>),
     ClosePipeline,
     Send(Packet),
     SendHeartbeat,
@@ -150,7 +151,7 @@ pub(crate) enum Action {
     },
     TransferReplica {
         block: ExtendedBlock,
-        token: TokenProto,
+        token: Box<TokenProto>,
         source: Box<PipelineNode>,
         target: Box<PipelineNode>,
     },
@@ -309,7 +310,7 @@ impl Streamer {
         });
     }
 
-    fn block_allocated(&mut self, allocated: Result<LocatedBlockProto, ClientError>) {
+    fn block_allocated(&mut self, allocated: Result<Box<LocatedBlockProto>, ClientError>) {
         let State::Allocating { attempt } = self.state else {
             return;
         };
@@ -322,11 +323,8 @@ impl Streamer {
             return self.give_up(format!("the namenode gives no datanode for {block}"));
         }
         let open = OpenBlock::new(&located);
-        self.actions.push_back(Action::OpenPipeline(open.setup(
-            BlockConstructionStage::PipelineSetupCreate,
-            0,
-            None,
-        )));
+        let setup = open.setup(BlockConstructionStage::PipelineSetupCreate, 0, None);
+        self.actions.push_back(Action::OpenPipeline(Box::new(setup)));
         self.block = Some(open);
         self.state = State::Creating { attempt };
     }

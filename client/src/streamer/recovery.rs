@@ -176,7 +176,7 @@ impl Streamer {
         self.set_step(Step::Replacing { tried });
     }
 
-    pub(super) fn replacement_found(&mut self, found: Result<LocatedBlockProto, ClientError>) {
+    pub(super) fn replacement_found(&mut self, found: Result<Box<LocatedBlockProto>, ClientError>) {
         let (Some(open), Some(Step::Replacing { tried })) = (&self.block, self.step()) else {
             return;
         };
@@ -196,7 +196,7 @@ impl Streamer {
         };
         self.actions.push_back(Action::TransferReplica {
             block: open.block.clone(),
-            token: located.block_token.clone(),
+            token: Box::new(located.block_token.clone()),
             source: Box::new(open.nodes[tried as usize % open.nodes.len()].clone()),
             target: Box::new(nodes[target].clone()),
         });
@@ -252,7 +252,7 @@ impl Streamer {
 
     pub(super) fn generation_stamp_raised(
         &mut self,
-        raised: Result<LocatedBlockProto, ClientError>,
+        raised: Result<Box<LocatedBlockProto>, ClientError>,
     ) {
         let (Some(open), State::Recovering(recovery)) = (&self.block, &mut self.state) else {
             return;
@@ -269,7 +269,8 @@ impl Streamer {
         };
         let stamp = GenerationStamp(located.b.generation_stamp);
         let token = located.block_token;
-        self.actions.push_back(Action::OpenPipeline(open.setup(stage, stamp.0, Some(&token))));
+        let setup = open.setup(stage, stamp.0, Some(&token));
+        self.actions.push_back(Action::OpenPipeline(Box::new(setup)));
         recovery.step = Step::Opening { stamp, token };
     }
 

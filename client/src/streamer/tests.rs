@@ -125,7 +125,7 @@ impl Cluster {
                 self.next_stamp += 1;
                 let located = located_block(id, self.next_stamp, 0, nodes.take(3).collect());
                 self.blocks.push(ExtendedBlock::from(&located.b));
-                Some(Event::BlockAllocated(Ok(located)))
+                Some(Event::BlockAllocated(Ok(Box::new(located))))
             }
             Action::AbandonBlock(block) => {
                 assert_eq!(self.blocks.pop(), Some(block));
@@ -153,7 +153,7 @@ impl Cluster {
                 nodes.extend(spare);
                 let located =
                     located_block(block.block.id.0, block.block.generation_stamp.0, 0, nodes);
-                Some(Event::ReplacementFound(Ok(located)))
+                Some(Event::ReplacementFound(Ok(Box::new(located))))
             }
             Action::TransferReplica { block, source, target, .. } => {
                 let id = block.block.id.0;
@@ -169,7 +169,7 @@ impl Cluster {
                 assert_eq!(self.blocks.last().map(|b| b.block.id), Some(block.block.id));
                 self.next_stamp += 1;
                 let located = located_block(block.block.id.0, self.next_stamp, 0, Vec::new());
-                Some(Event::GenerationStampRaised(Ok(located)))
+                Some(Event::GenerationStampRaised(Ok(Box::new(located))))
             }
             Action::UpdatePipeline { old_block, new_block, nodes } => {
                 self.recoveries += 1;
