@@ -17,7 +17,7 @@ use ringfs_protocol::operation::{Opcode, encode_operation};
 
 use crate::bare_datanode::*;
 use crate::dataset::tests::open;
-use crate::limits::{CACHED_WRITE_MAX_BYTES, HALF_PACKET_PATIENCE};
+use crate::limits::{CACHED_WRITE_MAX_BYTES, HALF_PACKET_PATIENCE, SILENCE_PATIENCE};
 use crate::transitions::tests::assert_holds;
 use crate::volume::tests::POOL;
 
@@ -303,6 +303,26 @@ fn a_client_that_pauses_inside_a_packet_goes_on() {
     }
     let end = second as usize + USUAL;
     send_evenly(&mut client, &content, end, USUAL);
+    client.finish(content.len() as u64, 1, 0);
+    datanode.assert_holds(1, &content);
+}
+
+#[test]
+fn a_stream_holds_slabs_only_while_packets_come() {
+    let datanode = Datanode::start(true);
+    let content = bytes(2 * USUAL);
+    let mut client = Client::connect(&datanode);
+    client.start_write(&create(1, Vec::new()));
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(datanode.held_slabs(), 0, "before the first packet");
+    send_evenly(&mut client, &content, 0, USUAL);
+    for _ in 0..50 {
+        std::thread::sleep(SILENCE_PATIENCE / 5);
+        if datanode.held_slabs() == 0 {
+            break;
+        }
+    }
+    assert_eq!(datanode.held_slabs(), 0, "behind a packet");
     client.finish(content.len() as u64, 1, 0);
     datanode.assert_holds(1, &content);
 }

@@ -121,7 +121,10 @@ pub const SUSPECTS_MAX: usize = 1024;
 /// What is read at a time where messages are expected: replies, acks, operations.
 pub const MESSAGE_READ_BYTES: usize = 4 << 10;
 
-/// A stream that stopped in the middle of a packet keeps its slabs this long.
+/// A stream that is silent between packets keeps its slab this long: a pool of 256 then serves 5,000
+/// streams a second that send one packet each, and who sends 20 times a second takes one at each.
+pub const SILENCE_PATIENCE: Duration = Duration::from_millis(50);
+/// One that stopped in the middle of a packet, whose bytes would be copied, this long.
 pub const HALF_PACKET_PATIENCE: Duration = Duration::from_secs(1);
 
 /// HTTP: scrapers, of which there are a few. A connection holds at most its request's head and one

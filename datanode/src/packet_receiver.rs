@@ -188,8 +188,15 @@ impl PacketReceiver {
         .max(1)
     }
 
-    pub fn has_backlog(&self) -> bool {
+    /// Whether bytes that are here wait for room.
+    pub fn is_unsettled(&self) -> bool {
+        let repeated = self.current.repeated.as_ref().zip(self.current.frame.as_ref());
         !self.backlog.is_empty()
+            || repeated.is_some_and(|(repeated, frame)| repeated.len() == frame.data_len)
+    }
+
+    pub fn is_inside_packet(&self) -> bool {
+        self.current.head_filled > 0
     }
 
     pub fn backlog_len(&self) -> usize {

@@ -51,7 +51,7 @@ fn receive(
         }
         receiver.settle(&mut packets).unwrap();
         out.extend(packets.drain(..));
-        if receiver.has_backlog() && receiver.room_len() < receiver.room_needed() {
+        if receiver.is_unsettled() {
             continue;
         }
         if rest.is_empty() {

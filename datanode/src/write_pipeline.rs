@@ -42,7 +42,7 @@ use crate::chunk_checksums::{ChunkChecksums, verify_pieces};
 use crate::connection::Connection;
 use crate::error::{DatanodeError, Result};
 use crate::limits::{
-    HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, RESERVE_DIVISOR, RESERVE_LEVELS_MAX,
+    HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, RESERVE_DIVISOR, RESERVE_LEVELS_MAX, SILENCE_PATIENCE,
     WRITE_STREAM_SLABS_MAX,
 };
 use crate::mirror::Mirror;
@@ -239,31 +239,23 @@ impl BlockStream {
         let mut message = ReceiveMessage::new();
         let mut packets = VecDeque::new();
         loop {
-            // Before a new slab, for the sink moves its last partial sector there: what has arrived
-            // in the old one must be with the sink by then.
             if !self.take_all(server, &mut packets)? {
                 return Ok(());
-            }
-            self.make_room(&mut receiver).await;
-            receiver.settle(&mut packets)?;
-            server.counters.payload_bytes_copied.add(receiver.take_copied_bytes());
-            if !self.take_all(server, &mut packets)? {
-                return Ok(());
-            }
-            if receiver.has_backlog() && receiver.room_len() < receiver.room_needed() {
-                continue;
             }
             // The mirror sends them now, and more comes meanwhile.
             ring::yield_now().await;
             let mut available = connection.stream.available();
-            if matches!(available, Ok(0)) {
+            if matches!(available, Ok(0)) && !receiver.is_unsettled() {
                 self.await_bytes(connection, &mut receiver).await?;
-                if receiver.has_backlog() {
-                    // The wait was long, and the memory given back: what was there comes first.
-                    continue;
-                }
-                self.make_room(&mut receiver).await;
                 available = connection.stream.available();
+            }
+            // Behind the wait, so that silent streams hold no slabs that others need. The sink moves its
+            // last partial sector to a new one: all that has arrived in the old one is with it by now.
+            self.make_room(&mut receiver).await;
+            receiver.settle(&mut packets)?;
+            server.counters.payload_bytes_copied.add(receiver.take_copied_bytes());
+            if receiver.is_unsettled() || !packets.is_empty() {
+                continue;
             }
             // Where it cannot be told, all is predicted.
             if let Ok(available) = available {
@@ -325,22 +317,25 @@ impl BlockStream {
     ) -> Result<()> {
         self.sink.set_receiver_waits(true);
         let closed = |error| connection.failed(format!("receiving: {error}"));
-        let mut waited = Duration::ZERO;
+        let begun = ring::now();
         loop {
-            match ring::timeout(HALF_PACKET_PATIENCE, connection.stream.readable()).await {
-                Ok(readable) => {
-                    self.sink.set_receiver_waits(false);
-                    return readable.map_err(closed);
-                }
-                Err(_) => waited += HALF_PACKET_PATIENCE,
+            let left = self.patience.saturating_sub(ring::now().saturating_duration_since(begun));
+            let patience = match receiver.is_inside_packet() {
+                _ if self.share.held() == 0 => left,
+                true => HALF_PACKET_PATIENCE.min(left),
+                false => SILENCE_PATIENCE.min(left),
+            };
+            if let Ok(readable) = ring::timeout(patience, connection.stream.readable()).await {
+                self.sink.set_receiver_waits(false);
+                return readable.map_err(closed);
             }
-            if self.sink.is_drained() && self.share.held() > 0 {
+            if patience == left {
+                let seconds = self.patience.as_secs();
+                return Err(connection.failed(format!("no packet within {seconds} s")));
+            }
+            if self.sink.is_drained() {
                 receiver.release();
                 self.sink.leave_slab();
-            }
-            if waited >= self.patience {
-                let seconds = waited.as_secs();
-                return Err(connection.failed(format!("no packet within {seconds} s")));
             }
         }
     }
