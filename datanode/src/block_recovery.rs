@@ -12,7 +12,9 @@
 //! asked for beside those of the length before: both take part in the next. (Apache refuses them as
 //! inconsistent, for ever.)
 //!
-//! Any failure gives up: the namenode starts another recovery with a higher id later.
+//! A participant whose bytes have rotted is left out, unless it is the only one.
+//!
+//! Any other failure gives up: the namenode starts another recovery with a higher id later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,10 +100,20 @@ impl BlockRecovery {
             Verdict::Keep { participants, len } => {
                 let new_id = truncate.map(|truncated| truncated.id);
                 let mut targets = Vec::with_capacity(participants.len());
+                let mut rotten = None;
                 for index in participants {
                     let candidate = &candidates[index];
-                    let storage = self.update(candidate, block, recovery_id, len, new_id).await?;
-                    targets.push((candidate.node.clone(), storage));
+                    match self.update(candidate, block, recovery_id, len, new_id).await {
+                        Ok(storage) => targets.push((candidate.node.clone(), storage)),
+                        Err(error) if is_rot(&error) => rotten = Some(error),
+                        Err(error) => return Err(error),
+                    }
+                }
+                if let Some(error) = rotten {
+                    warn!(%block, %error, "a replica is left out");
+                    if targets.is_empty() {
+                        return Err(error);
+                    }
                 }
                 let count = targets.len();
                 self.commit(block, recovery_id, Some(len), targets).await?;
@@ -284,6 +296,14 @@ fn is_other_recovery(error: &DatanodeError) -> bool {
     match error {
         DatanodeError::RecoveryInProgress { .. } => true,
         DatanodeError::Rpc(RpcError::Remote(remote)) => remote.class == java::RECOVERY_IN_PROGRESS,
+        _ => false,
+    }
+}
+
+fn is_rot(error: &DatanodeError) -> bool {
+    match error {
+        DatanodeError::Corrupt { .. } => true,
+        DatanodeError::Rpc(RpcError::Remote(remote)) => remote.class == java::CHECKSUM,
         _ => false,
     }
 }

@@ -66,9 +66,6 @@ pub struct BlockSink {
     names_synced: Cell<bool>,
     /// Where the meta file has the checksum of a last partial chunk whose bytes may be durable.
     durable_chunk: Cell<Option<u64>>,
-    /// That checksum covers more by now, and a reader of a FINALIZED replica goes by it: both files
-    /// must be durable before the replica is.
-    grew_durable_chunk: Cell<bool>,
     state: RefCell<Gathering>,
     /// Tells the disk's task of jobs, and of a receiver that waits.
     work: Signal,
@@ -141,7 +138,6 @@ impl BlockSink {
             through_cache: Cell::new(writer.through_cache),
             names_synced: Cell::new(false),
             durable_chunk: Cell::new(place_of_partial_chunk(end, &writer.checksum)),
-            grew_durable_chunk: Cell::new(false),
             state: RefCell::new(state),
             work: Signal::default(),
             progress: Rc::default(),
@@ -493,7 +489,6 @@ impl BlockSink {
         }
         if chunk_grows {
             self.durable_chunk.set(None);
-            self.grew_durable_chunk.set(true);
         }
         if message.parts() > 0 {
             let written;
@@ -507,7 +502,6 @@ impl BlockSink {
             self.sync_meta().await.inspect_err(|_| self.replica.note_failed_write())?;
             let checksum = &self.state.borrow().checksum;
             self.durable_chunk.set(place_of_partial_chunk(job.on_disk.len, checksum));
-            self.grew_durable_chunk.set(false);
         }
         self.replica.set_on_disk(job.on_disk);
         self.durable_end.set(job.on_disk.len);
@@ -515,13 +509,6 @@ impl BlockSink {
         self.jobs_done.set(job.number);
         self.progress.set();
         Ok(())
-    }
-
-    /// Whether the replica must be synced before it is FINALIZED, lest bytes that were durable before
-    /// are lost to readers.
-    pub fn grew_durable_chunk(&self) -> bool {
-        self.grew_durable_chunk.get()
-            && !ringfs_protocol::mutant!("datanode: finalize a torn chunk")
     }
 
     async fn sync_meta(&self) -> io::Result<()> {

@@ -108,6 +108,7 @@ impl DatanodeError {
             Self::RecoveryInProgress { .. } => java::RECOVERY_IN_PROGRESS,
             Self::UnknownPool { .. } | Self::Stopping => java::RETRIABLE,
             Self::NoSpace { .. } => java::DISK_OUT_OF_SPACE,
+            Self::Corrupt { .. } => java::CHECKSUM,
             _ => java::IO,
         }
     }

@@ -118,6 +118,10 @@ pub const SCRUB_PIECE_BYTES: u64 = 256 << 10;
 /// Suspect replicas that wait for the scrubber of their volume, and are remembered by it.
 pub const SUSPECTS_MAX: usize = 1024;
 
+/// Block recoveries, one in 90 s, that a rotten replica stays away from, so that a datanode with a good
+/// one can come back meanwhile.
+pub const ROT_REFUSALS_MAX: u32 = 4;
+
 /// What is read at a time where messages are expected: replies, acks, operations.
 pub const MESSAGE_READ_BYTES: usize = 4 << 10;
 

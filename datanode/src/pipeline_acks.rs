@@ -185,7 +185,7 @@ impl BlockStream {
         writer.file_len = self.sink.file_len();
         // A copy of a replica may be all that is left of it, and what it has was durable there.
         let is_copy = !self.role.has_setup_reply();
-        let synced = self.synced.get() || self.sink.grew_durable_chunk() || is_copy;
+        let synced = self.synced.get() || is_copy;
         let dataset = server.dataset.clone();
         let is_transfer_rbw = self.role == Role::TransferRbw;
         // A task of its own: a stop of this stream must not cut a transition off half-way.

@@ -12,6 +12,9 @@
 //! | the same, where Apache refuses | FINALIZED, of a length within the client's bounds | RBW |
 //! | CLOSE_RECOVERY | FINALIZED or RBW, of the expected length | FINALIZED |
 //!
+//! Replicas outside of a pipeline that recovers are stale from then on, so one that has rotted must not
+//! stay in it: it is read first, and refused. (Apache goes on with it, and deletes the good ones.)
+//!
 //! A client that knows no CLOSE_RECOVERY (hdfs-native) loses a datanode at the block's last packet, which
 //! the others have finished with: it resends that packet under STREAMING_RECOVERY, and is let to.
 
@@ -28,8 +31,9 @@ use crate::replica_files::{
     break_hard_links, cut, move_data_first, move_meta_first, open_existing, read_checksum,
     rename_into, require_stored, sync_name, sync_replica,
 };
+use crate::replica_packets::verify;
 use crate::transitions::ReplicaWriter;
-use crate::volume::SpacePromise;
+use crate::volume::{BlockData, SpacePromise};
 
 impl Dataset {
     /// Reopens a FINALIZED replica: PIPELINE_SETUP_APPEND.
@@ -57,6 +61,7 @@ impl Dataset {
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::RecoverAppend)?;
         expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
+        self.expect_sound(&replica, expected_len).await?;
         if replica.state() == ReplicaState::Finalized {
             return self.reopen_finalized(block, &replica, &held, new_stamp, expected_len).await;
         }
@@ -90,6 +95,7 @@ impl Dataset {
                 ),
             });
         }
+        self.expect_sound(&replica, acked).await?;
         if is_finalized {
             return self.reopen_finalized(block, &replica, &held, new_stamp, acked).await;
         }
@@ -108,6 +114,7 @@ impl Dataset {
         replica.check(ReplicaEvent::RecoverClose)?;
         expect_stamp(&replica, block.block.generation_stamp, new_stamp)?;
         expect_len(&replica, expected_len)?;
+        self.expect_sound(&replica, expected_len).await?;
         let from = replica.files();
         let to = replica.files_of(ReplicaState::Finalized, new_stamp);
         let moved = async {
@@ -122,6 +129,19 @@ impl Dataset {
             return Err(error);
         }
         self.settle(&replica, &held, ReplicaEvent::RecoverClose, new_stamp, expected_len, None)
+    }
+
+    /// The replica's first `len` bytes fit their checksums; reports it if they do not. At most one
+    /// block is read, once for each failure of its pipeline.
+    pub(crate) async fn expect_sound(&self, replica: &Arc<Replica>, len: u64) -> Result<()> {
+        if replica.volume().block_data() == BlockData::Discarded {
+            return Ok(());
+        }
+        let verified = verify(replica, len).await;
+        if let Err(DatanodeError::Corrupt { .. }) = verified {
+            self.reports().push_bad(replica.volume().storage_id(), replica.block());
+        }
+        verified
     }
 
     async fn reopen_finalized(
@@ -350,6 +370,34 @@ mod tests {
             dataset.finalize(writer, false, None).await.unwrap();
             assert_eq!(replica.block(), extended(1, 1002, 1500).block);
             assert_holds(&replica, &[6; 1500]);
+        });
+    }
+
+    #[test]
+    fn no_pipeline_goes_on_with_what_has_rotted() {
+        on_ring(async {
+            let node = node();
+            for id in 1..=3 {
+                put_finalized(&node.volume, id, 1001, &[6; 1500]);
+            }
+            let dataset = open(vec![node.volume.clone()]);
+            let new = GenerationStamp(1002);
+            for id in 1..=3 {
+                let replica = dataset.replica(POOL, BlockId(id)).unwrap();
+                fs::write(replica.files().data, [7; 1500]).unwrap();
+                let block = extended(id, 1001, 0);
+                let refused = match id {
+                    1 => dataset.recover_append(&block, new, 1500).await.map(drop),
+                    2 => dataset.recover_rbw(&block, new, 1500, 1500).await.map(drop),
+                    _ => dataset.recover_close(&block, new, 1500).await.map(drop),
+                };
+                assert!(matches!(refused, Err(DatanodeError::Corrupt { .. })), "{refused:?}");
+                assert_eq!(replica.block(), extended(id, 1001, 1500).block, "it is as it was");
+            }
+            let mut bad: Vec<Block> =
+                dataset.reports().take_bad().into_iter().map(|b| b.1).collect();
+            bad.sort_by_key(|block| block.id);
+            assert_eq!(bad, [1, 2, 3].map(|id| extended(id, 1001, 1500).block));
         });
     }
 

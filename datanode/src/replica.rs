@@ -26,7 +26,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
@@ -116,6 +116,8 @@ pub struct Replica {
     has_failed_write: AtomicBool,
     /// One was given up, and may still take place.
     has_overdue_write: AtomicBool,
+    /// Block recoveries that it was kept out of because its bytes have rotted.
+    rot_refusals: AtomicU32,
     /// Held across every change of state, and the file operations that belong to it.
     pub(crate) transition: tokio::sync::Mutex<()>,
 }
@@ -178,6 +180,7 @@ impl Replica {
             bytes_received: AtomicU64::new(block.num_bytes),
             bytes_acked: AtomicU64::new(block.num_bytes),
             has_failed_write: AtomicBool::new(false),
+            rot_refusals: AtomicU32::new(0),
             has_overdue_write: AtomicBool::new(false),
             transition: tokio::sync::Mutex::new(()),
         }
@@ -268,6 +271,11 @@ impl Replica {
 
     pub(crate) fn has_overdue_write(&self) -> bool {
         self.has_overdue_write.load(Ordering::Acquire)
+    }
+
+    /// Its bytes have rotted: how often it would have been refused with this time.
+    pub(crate) fn refuse_for_rot(&self) -> u32 {
+        self.rot_refusals.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn has_failed_write(&self) -> bool {

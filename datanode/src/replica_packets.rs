@@ -19,6 +19,22 @@ const PACKET_DATA_BYTES: u64 = 64_512;
 /// Packets made from one read of about 1 MiB.
 const PACKETS_PER_RUN: u64 = 16;
 
+/// Holds the first `len` bytes of a replica that nobody writes to, and the rest of their last chunk,
+/// against their checksums.
+pub async fn verify(replica: &Arc<Replica>, len: u64) -> Result<()> {
+    let on_disk = replica.on_disk();
+    let mut stored = ReplicaPackets::open(replica.clone(), on_disk.len).await?;
+    let chunk_len = u64::from(stored.checksum.bytes_per_checksum);
+    let end = len.next_multiple_of(chunk_len).min(on_disk.len);
+    let run_max = (PACKET_DATA_BYTES * PACKETS_PER_RUN / chunk_len).max(1) * chunk_len;
+    while stored.offset < end {
+        let run_len = (end - stored.offset).min(run_max);
+        stored.read(run_len).await?;
+        stored.offset += run_len;
+    }
+    Ok(())
+}
+
 pub struct ReplicaPackets {
     replica: Arc<Replica>,
     data: ring::File,
@@ -81,10 +97,16 @@ impl ReplicaPackets {
         let count = self.checksum.checksums_len(run_len) as usize;
         let mut checksums = self.meta.read_exact_at(at, count).await.map_err(failed)?;
         let partial = (run_len % chunk_len) as usize;
-        if partial != 0 && self.offset + run_len < self.replica.bytes_on_disk() {
-            // The stored checksum covers bytes beyond those that are sent.
-            let crc = self.checksum.crc(&data[data.len() - partial..]);
-            checksums[count - 4..].copy_from_slice(&crc.to_be_bytes());
+        if partial != 0 {
+            let on_disk = self.replica.on_disk();
+            // The stored checksum may cover bytes beyond those that are read.
+            let own = match self.offset + run_len < on_disk.len {
+                true => Some(self.checksum.crc(&data[data.len() - partial..])),
+                false => on_disk.last_chunk_checksum,
+            };
+            if let Some(crc) = own {
+                checksums[count - 4..].copy_from_slice(&crc.to_be_bytes());
+            }
         }
         self.checksum.verify(&data, &checksums).map_err(|mismatch| {
             let source = io::Error::new(
@@ -186,6 +208,24 @@ mod tests {
             fill(&mut writer, &[6; 900], 0).await;
             let sent = stream(writer.replica.clone(), 700).await.unwrap();
             assert_eq!(unpack(&sent).0, [6; 700]);
+        });
+    }
+
+    #[test]
+    fn rot_shows_in_the_chunks_that_are_looked_at() {
+        on_ring(async {
+            let node = node();
+            let bytes: Vec<u8> = (0..1_200_000).map(|i| (i * 7 + i / 513) as u8).collect();
+            put_finalized(&node.volume, 1, 1001, &bytes);
+            let dataset = open(vec![node.volume.clone()]);
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            verify(&replica, 1_200_000).await.unwrap();
+            let mut rotten = bytes.clone();
+            rotten[1_199_999] ^= 1;
+            std::fs::write(replica.files().data, &rotten).unwrap();
+            for (len, holds) in [(0, true), (1_199_616, true), (1_199_617, false)] {
+                assert_eq!(verify(&replica, len).await.is_ok(), holds, "{len}");
+            }
         });
     }
 

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp, ReplicaState};
+use tracing::warn;
 
 use crate::block_reports::BlockChange;
 use crate::dataset::{Dataset, account_whole};
 use crate::error::{DatanodeError, Result};
+use crate::limits::ROT_REFUSALS_MAX;
 use crate::replica::{Replica, ReplicaEvent};
 use crate::replica_files::{break_hard_links, copy_replica, cut, move_meta_first, sync_replica};
 
@@ -56,7 +58,8 @@ impl Dataset {
 
     /// `updateReplicaUnderRecovery`: FINALIZED at `new_len` under the recovery's generation stamp;
     /// with `new_id` a copy of that length under a new block id, the old replica left as it was.
-    /// Answers with the storage id. Runs on a data thread.
+    /// Answers with the storage id. Runs on a data thread. Bytes that have rotted are refused a few
+    /// times, for the replicas that take part make all others stale; then every lease must end.
     pub async fn finish_recovery(
         &self,
         old: &ExtendedBlock,
@@ -68,6 +71,13 @@ impl Dataset {
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::FinishRecovery)?;
         expect_verdict_fits(&replica, old, recovery_id, new_len)?;
+        if let Err(error) = self.expect_sound(&replica, new_len).await {
+            let is_rot = matches!(error, DatanodeError::Corrupt { .. });
+            if !is_rot || replica.refuse_for_rot() <= ROT_REFUSALS_MAX {
+                return Err(error);
+            }
+            warn!(%error, "recovered all the same: nobody else has it");
+        }
         let storage_id = replica.volume().storage_id().to_owned();
         if let Some(id) = new_id.filter(|id| *id != replica.id()) {
             self.copy_on_truncate(&replica, id, recovery_id, new_len).await?;
@@ -219,6 +229,39 @@ mod tests {
                 .await
                 .unwrap();
             assert_holds(&dataset.replica(POOL, BlockId(2)).unwrap(), &[2; 600]);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn rot_stays_away_from_some_recoveries_and_not_for_ever() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[1; 1500]);
+            let dataset = open(vec![node.volume.clone()]);
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            let mut rotten = [1; 1500];
+            rotten[600] = 2;
+            std::fs::write(replica.files().data, rotten).unwrap();
+            let old = extended(1, 1001, 1500);
+            let first_id = 1002;
+            for id in first_id..=first_id + u64::from(ROT_REFUSALS_MAX) {
+                let id = GenerationStamp(id);
+                dataset.start_recovery(&old, id).await.unwrap();
+                let finished = dataset.finish_recovery(&old, id, 1500, None).await;
+                let is_last = id.0 == first_id + u64::from(ROT_REFUSALS_MAX);
+                assert_eq!(finished.is_ok(), is_last, "{finished:?}");
+            }
+            assert_eq!(replica.state(), ReplicaState::Finalized);
+
+            put_finalized(&node.volume, 2, 1001, &[1; 1500]);
+            let dataset = open(vec![node.volume.clone()]);
+            let replica = dataset.replica(POOL, BlockId(2)).unwrap();
+            std::fs::write(replica.files().data, rotten).unwrap();
+            let (old, id) = (extended(2, 1001, 1500), GenerationStamp(1005));
+            dataset.start_recovery(&old, id).await.unwrap();
+            dataset.finish_recovery(&old, id, 512, None).await.unwrap();
+            assert_holds(&replica, &[1; 512]);
         })
         .unwrap();
     }

@@ -114,7 +114,11 @@ impl Dataset {
             return Err(DatanodeError::WriterStopped { block: replica.block() });
         }
         replica.check(ReplicaEvent::Finalize)?;
-        let sync = sync || self.sync_on_close;
+        // What a writer took over may have been durable, and readable when power is back: so it must
+        // be again.
+        let reopened = writer.start_len > 0
+            && !ringfs_protocol::mutant!("datanode: finalize an append without a sync");
+        let sync = sync || self.sync_on_close || reopened;
         let (len, stamp) = (replica.bytes_on_disk(), replica.generation_stamp());
         let from = replica.files();
         let to = replica.files_of(ReplicaState::Finalized, stamp);

@@ -43,6 +43,7 @@ pub mod java {
     pub const UNSUPPORTED_OPERATION: &str = "java.lang.UnsupportedOperationException";
     pub const ILLEGAL_ARGUMENT: &str = "java.lang.IllegalArgumentException";
     pub const HADOOP_ILLEGAL_ARGUMENT: &str = "org.apache.hadoop.HadoopIllegalArgumentException";
+    pub const CHECKSUM: &str = "org.apache.hadoop.fs.ChecksumException";
     pub const FILE_ALREADY_EXISTS: &str = "org.apache.hadoop.fs.FileAlreadyExistsException";
     pub const PARENT_NOT_DIRECTORY: &str = "org.apache.hadoop.fs.ParentNotDirectoryException";
     pub const PATH_IS_NOT_EMPTY_DIRECTORY: &str =

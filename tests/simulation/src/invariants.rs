@@ -305,10 +305,16 @@ impl Watch {
             }
             let blocks = pool.join("current");
             let finalized = blocks.join("finalized").join(DatanodeLayout::V57.block_dir(id));
-            for (directory, is_finalized) in [(finalized, true), (blocks.join("rbw"), false)] {
+            let rbw = blocks.join("rbw");
+            for (directory, other) in [(&finalized, &rbw), (&rbw, &finalized)] {
                 let data = directory.join(meta_file::block_file_name(id));
-                let Some((stamp, meta)) = meta_in(&directory, id) else { continue };
-                if data.exists() {
+                if !data.exists() {
+                    continue;
+                }
+                // Who dies between two renames leaves a half-moved replica, which its next start mends.
+                let (own, half_moved) = (meta_in(directory, id), meta_in(other, id));
+                let is_finalized = own.is_some() && *directory == finalized;
+                if let Some((stamp, meta)) = own.or(half_moved) {
                     let machine = machine.clone();
                     found.push(Found { machine, stamp, is_finalized, data, meta });
                 }

@@ -133,11 +133,11 @@ pub const PLANTED: &[Planted] = &[
         "a checksum covers bytes that power took",
     ),
     planted(
-        "datanode: finalize a torn chunk",
+        "datanode: finalize an append without a sync",
         HSYNC,
         10,
         "cannot be read",
-        "durable bytes lose the checksum that fits them",
+        "durable bytes lose the names and checksums that readers need",
     ),
     planted(
         "datanode: forget the padding",

@@ -162,7 +162,7 @@ impl Writer {
     /// Changes of names that nobody else makes: an answer, however late, is that of the first try.
     async fn rearrange(&self, client: &Client, index: usize) {
         let (one, other) =
-            (format!("/{}-{index}-one", self.host), format!("/{}-{index}", self.host));
+            (format!("/{}-{index}-one", self.host), format!("/{}-{index}-other", self.host));
         let answers = async {
             client.mkdirs(&one, 0o755, false).await?;
             for (from, to) in [(&one, &other), (&other, &one), (&one, &other)] {

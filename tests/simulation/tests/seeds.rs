@@ -97,6 +97,23 @@ mod found {
     }
 
     #[test]
+    fn a_rotten_replica_does_not_go_on_alone_while_good_ones_are_away() {
+        holds(300_069);
+        holds(300_356);
+        holds(10_300_150);
+    }
+
+    #[test]
+    fn bytes_synced_before_an_append_are_readable_without_the_names_of_its_end() {
+        holds(10_300_078);
+    }
+
+    #[test]
+    fn a_rename_refused_in_safe_mode_leaves_no_file_unwritten() {
+        holds(10_300_114);
+    }
+
+    #[test]
     fn a_namenode_that_dies_at_its_start_starts_again() {
         holds(101);
     }
