@@ -12,7 +12,7 @@
 //! asked for beside those of the length before: both take part in the next. (Apache refuses them as
 //! inconsistent, for ever.)
 //!
-//! A participant whose bytes have rotted is left out, unless it is the only one.
+//! Participants whose bytes have rotted are left out; where none is left, the others decide.
 //!
 //! Any other failure gives up: the namenode starts another recovery with a higher id later.
 
@@ -82,43 +82,46 @@ impl BlockRecovery {
         let recovery_id = GenerationStamp(command.new_gen_stamp);
         let truncate = command.truncate_block.as_ref().map(Block::from);
         let answers = self.ask_all(command, block, recovery_id).await?;
-        let candidates: Vec<Participant> = answers
+        let mut candidates: Vec<Participant> = answers
             .into_iter()
             .filter(|answer| {
                 answer.found.block.generation_stamp >= block.block.generation_stamp
                     && answer.found.block.num_bytes > 0
             })
             .collect();
-        let found: Vec<_> = candidates.iter().map(|candidate| candidate.found).collect();
-        let verdict = decide(&found, truncate.map(|block| block.num_bytes))
-            .map_err(|why| DatanodeError::UnexpectedReplica { block: block.block, why })?;
-        match verdict {
-            Verdict::Delete => {
-                self.commit(block, recovery_id, None, Vec::new()).await?;
-                Ok("deleted: no datanode has a byte of it".into())
+        let mut rotten = None;
+        loop {
+            let found: Vec<_> = candidates.iter().map(|candidate| candidate.found).collect();
+            let verdict = decide(&found, truncate.map(|block| block.num_bytes))
+                .map_err(|why| DatanodeError::UnexpectedReplica { block: block.block, why })?;
+            let (participants, len) = match (verdict, rotten.take()) {
+                (Verdict::Delete, Some(error)) => return Err(error),
+                (Verdict::Delete, None) => {
+                    self.commit(block, recovery_id, None, Vec::new()).await?;
+                    return Ok("deleted: no datanode has a byte of it".into());
+                }
+                (Verdict::Keep { participants, len }, _) => (participants, len),
+            };
+            let new_id = truncate.map(|truncated| truncated.id);
+            let mut targets = Vec::with_capacity(participants.len());
+            for index in &participants {
+                let candidate = &candidates[*index];
+                match self.update(candidate, block, recovery_id, len, new_id).await {
+                    Ok(storage) => targets.push((candidate.node.clone(), storage)),
+                    Err(error) if is_rot(&error) => {
+                        warn!(%block, node = peer_name(&candidate.node), %error, "left out");
+                        rotten = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            Verdict::Keep { participants, len } => {
-                let new_id = truncate.map(|truncated| truncated.id);
-                let mut targets = Vec::with_capacity(participants.len());
-                let mut rotten = None;
-                for index in participants {
-                    let candidate = &candidates[index];
-                    match self.update(candidate, block, recovery_id, len, new_id).await {
-                        Ok(storage) => targets.push((candidate.node.clone(), storage)),
-                        Err(error) if is_rot(&error) => rotten = Some(error),
-                        Err(error) => return Err(error),
-                    }
-                }
-                if let Some(error) = rotten {
-                    warn!(%block, %error, "a replica is left out");
-                    if targets.is_empty() {
-                        return Err(error);
-                    }
-                }
+            if !targets.is_empty() {
                 let count = targets.len();
                 self.commit(block, recovery_id, Some(len), targets).await?;
-                Ok(format!("{len} bytes on {count} datanodes"))
+                return Ok(format!("{len} bytes on {count} datanodes"));
             }
+            let mut index = 0..;
+            candidates.retain(|_| !participants.contains(&index.next().expect("there is no end")));
         }
     }
 

@@ -482,13 +482,11 @@ impl BlockSink {
         if (job.sync || chunk_grows) && !skips {
             // Behind its data: should power fail between the two, a checksum that fits a part of its
             // chunk still proves the durable bytes there; one that covers more than there is does not.
+            // So each time that the chunk grows, until a sync has its checksum durable too.
             let synced = self.data.sync_data().await;
             if !ringfs_protocol::mutant!("datanode: trust a failed sync") {
                 synced.inspect_err(|_| self.replica.note_failed_write())?;
             }
-        }
-        if chunk_grows {
-            self.durable_chunk.set(None);
         }
         if message.parts() > 0 {
             let written;

@@ -3,7 +3,7 @@
 //!
 //! | when | what |
 //! |---|---|
-//! | an hflush or hsync returns | each datanode of the pipeline has the bytes, under the block's stamp, with their checksums; after an hsync a loss of power would leave them |
+//! | an hflush or hsync returns | each datanode of the pipeline has the bytes, under the block's stamp or that of a recovery since, with their checksums; after an hsync a loss of power would leave them |
 //! | every few seconds | a replica with the promised bytes of each block lies somewhere |
 //! | a reader was given bytes | nobody was ever given others for that block, stamp and offset |
 //! | a datanode has deleted a replica | there are still as many good ones as is safe |
@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use ringfs_namenode::namesystem::Namesystem;
 use ringfs_namenode::simulation::{self as namenode, SettledBlock};
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp};
+use ringfs_protocol::messages::LocatedBlockProto;
 use ringfs_protocol::messages::ReportBadBlocksRequestProto;
 use ringfs_protocol::meta_file::{self, DatanodeLayout, META_HEADER_BYTES, ReplicaFile};
 
@@ -185,7 +186,7 @@ impl Watch {
             let found = self.replicas_of(block.id);
             let found = found
                 .iter()
-                .find(|found| found.machine == machine && found.stamp == block.generation_stamp);
+                .find(|found| found.machine == machine && found.stamp >= block.generation_stamp);
             let Some(found) = found else {
                 return Some(format!("{machine} has no replica of {block} at an ack for {path}"));
             };
@@ -226,6 +227,25 @@ impl Watch {
             }
         }
         None
+    }
+
+    /// The disk of `machine` fails. Where a pipeline had lost all others and no copy was made yet, it
+    /// has the only replica: nothing from there on is promised any longer.
+    pub fn give_up_what_is_only_at(&self, machine: &str, oracle: &Oracle) {
+        let Some(namesystem) = self.namenode() else { return };
+        for file in oracle.lock().iter_mut() {
+            let located = namenode::located(&namesystem, &file.path);
+            let blocks = located.map(|located| located.blocks).unwrap_or_default();
+            let is_only_there = |block: &&LocatedBlockProto| {
+                let wanted = ExtendedBlock::from(&block.b).block;
+                let mut replicas = self.replicas_of(wanted.id);
+                replicas.retain(|found| found.stamp >= wanted.generation_stamp);
+                !replicas.is_empty() && replicas.iter().all(|found| found.machine == machine)
+            };
+            if let Some(first) = blocks.iter().find(is_only_there) {
+                file.give_up_from(first.offset as usize);
+            }
+        }
     }
 
     /// After faults have long ended: what is not as the namenode takes it to be.

@@ -192,7 +192,7 @@ async fn live(seed: u64, options: Options) -> Report {
     let mut readers = JoinSet::new();
     readers.spawn(reader().run(StdRng::seed_from_u64(rng.random())));
     readers.spawn(look_for_losses(world.clone(), oracle.clone(), plan.promise()));
-    suffer(&mut cluster, &plan).await;
+    suffer(&mut cluster, &plan, &oracle).await;
     world.state().services.loss = 0.0;
     let patience = Instant::now() + WRITERS_MAX;
     while !writers.is_empty() && Instant::now() < patience && !is_caught(&world) {
@@ -305,7 +305,7 @@ async fn run_for(cluster: &mut Cluster, time: Duration) {
 }
 
 /// Carries the plan out, and mends everything at its end.
-async fn suffer(cluster: &mut Cluster, plan: &Plan) {
+async fn suffer(cluster: &mut Cluster, plan: &Plan, oracle: &Oracle) {
     let started = Instant::now();
     let mut scrub_at = started + SCRUB_INTERVAL;
     let mut returns: Vec<(Instant, Option<usize>)> = Vec::new();
@@ -323,7 +323,7 @@ async fn suffer(cluster: &mut Cluster, plan: &Plan) {
             spring_ambush(cluster, &mut returns).await;
             let sprung = std::mem::take(&mut cluster.world.state().sprung);
             for fault in &sprung {
-                strike(cluster, fault, &mut returns).await;
+                strike(cluster, fault, &mut returns, oracle).await;
             }
             if Instant::now() >= scrub_at {
                 cluster.scrub();
@@ -333,7 +333,7 @@ async fn suffer(cluster: &mut Cluster, plan: &Plan) {
         while let Some((at, fault)) = next
             && started + *at <= Instant::now()
         {
-            strike(cluster, fault, &mut returns).await;
+            strike(cluster, fault, &mut returns, oracle).await;
             next = faults.next();
         }
         let now = Instant::now();
@@ -375,7 +375,12 @@ fn mend(cluster: &Cluster, number: usize) {
     }
 }
 
-async fn strike(cluster: &mut Cluster, fault: &Fault, returns: &mut Vec<(Instant, Option<usize>)>) {
+async fn strike(
+    cluster: &mut Cluster,
+    fault: &Fault,
+    returns: &mut Vec<(Instant, Option<usize>)>,
+    oracle: &Oracle,
+) {
     cluster.world.state().trace(|| format!("{fault:?}"));
     let world = cluster.world.clone();
     match fault {
@@ -420,6 +425,10 @@ async fn strike(cluster: &mut Cluster, fault: &Fault, returns: &mut Vec<(Instant
         Fault::ResetInPacket { parcels } => world.state().network.reset_in = Some(*parcels),
         Fault::FailDisk { number, fails } => {
             let machine = cluster.datanodes[*number].machine.clone();
+            if fails.read || fails.write || fails.sync {
+                let watch = world.state().watch.clone();
+                watch.give_up_what_is_only_at(&machine, oracle);
+            }
             world.state().disks.entry(machine).or_default().fails = *fails;
         }
         Fault::MendDisk { number } => mend(cluster, *number),

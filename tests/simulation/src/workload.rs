@@ -337,6 +337,23 @@ impl FileOracle {
         self.synced.retain(|range| !range.is_empty());
     }
 
+    /// Whether no byte that readers have seen may be lost: a sync leaves out the blocks before its own.
+    fn is_all_promised(&self, promise: Promise) -> bool {
+        let mut ranges = self.promised_ranges(promise);
+        ranges.sort_by_key(|range| range.start);
+        let joined = |end: usize, range: &Range<usize>| match range.start <= end {
+            true => end.max(range.end),
+            false => end,
+        };
+        ranges.iter().fold(0, joined) >= self.flushed
+    }
+
+    /// Nothing from `len` on is promised; what is being read says nothing.
+    pub fn give_up_from(&mut self, len: usize) {
+        self.truncations += 1;
+        self.promise_at_most(len);
+    }
+
     /// What must be read back, once nothing writes.
     pub fn promised_ranges(&self, promise: Promise) -> Vec<Range<usize>> {
         match promise {
@@ -476,7 +493,7 @@ impl Reader {
         let may_be_lost = {
             let oracle = self.oracle.lock();
             let file = oracle.iter().find(|file| file.path == path);
-            file.is_some_and(|file| file.flushed > file.promised(self.promise))
+            file.is_some_and(|file| !file.is_all_promised(self.promise))
         };
         // A block that was promised to readers, and that no datanode has since all lost power, is
         // waited for: nobody knows that it will never come back.
@@ -518,4 +535,22 @@ async fn read_all(client: &Client, path: &str) -> Result<(usize, Vec<u8>), Clien
         bytes.extend_from_slice(&chunk);
     }
     Ok((len, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_of_the_last_block_promises_no_other() {
+        let file = |synced: &[Range<usize>]| FileOracle {
+            flushed: 300,
+            synced: synced.to_vec(),
+            ..FileOracle::default()
+        };
+        let all = |synced| file(synced).is_all_promised(Promise::Synced);
+        assert!(all(&[200..300, 0..100, 100..200]) && all(&[0..300]));
+        assert!(!all(&[200..300]) && !all(&[0..100, 200..300]) && !all(&[0..299]) && !all(&[]));
+        assert!(file(&[]).is_all_promised(Promise::Flushed));
+    }
 }

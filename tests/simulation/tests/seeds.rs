@@ -104,6 +104,28 @@ mod found {
     }
 
     #[test]
+    fn a_block_recovery_takes_replicas_of_before_a_restart_where_the_others_have_rotted() {
+        holds(1_000_527);
+        holds(11_000_737);
+    }
+
+    #[test]
+    fn a_synced_chunk_that_grows_twice_survives_a_torn_checksum() {
+        holds(11_000_192);
+        holds(1_001_247);
+    }
+
+    #[test]
+    fn a_flush_that_returns_while_the_pipeline_recovers_is_seen_under_the_new_stamp() {
+        holds(1_000_707);
+    }
+
+    #[test]
+    fn a_lease_on_a_block_before_the_synced_one_may_wait_for_what_power_took() {
+        holds(11_000_980);
+    }
+
+    #[test]
     fn bytes_synced_before_an_append_are_readable_without_the_names_of_its_end() {
         holds(10_300_078);
     }
