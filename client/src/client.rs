@@ -14,7 +14,6 @@ use uuid::Uuid;
 use crate::config::{ClientSettings, namenode_address};
 use crate::datanode_stream::{DatanodeConnector, is_local};
 use crate::file_writer::WriterParts;
-use crate::idle_connections::IdleConnections;
 use crate::lease_renewal::LeaseRenewal;
 use crate::local_replicas::LocalReplicas;
 use crate::namenode::{Namenode, OpenFile, file_not_found};
@@ -32,7 +31,6 @@ pub struct Client {
 pub(crate) struct Shared {
     pub namenode: Namenode,
     pub connector: DatanodeConnector,
-    pub idle_connections: IdleConnections,
     /// Where short-circuit reads are configured.
     pub local_replicas: Option<LocalReplicas>,
     pub settings: ClientSettings,
@@ -110,7 +108,6 @@ impl Client {
         let shared = Shared {
             leases: LeaseRenewal::new(namenode.clone(), client_name.clone()),
             connector: DatanodeConnector::new(&settings, &user),
-            idle_connections: IdleConnections::default(),
             local_replicas: settings.short_circuit.clone().map(LocalReplicas::new),
             uri: format!("hdfs://{address}"),
             server_defaults: OnceCell::new(),

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::ClientError;
 use crate::config::{ClientSettings, PipelineTimeouts};
+use crate::idle_connections::IdleConnections;
 use crate::limits::REPLY_BUFFER_BYTES;
 use crate::socket::{Socket, is_own};
 use crate::streamer::transfer_address;
@@ -25,6 +26,7 @@ pub(crate) struct DatanodeConnector {
     pub host: String,
     pub timeouts: PipelineTimeouts,
     pub use_hostname: bool,
+    pub idle_connections: IdleConnections,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,7 @@ impl DatanodeConnector {
             host: user.to_owned(),
             timeouts: settings.pipeline_timeouts(),
             use_hostname: settings.use_datanode_hostname,
+            idle_connections: IdleConnections::default(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Connections to datanodes that finished a read and wait for the next one.
+//! Connections to datanodes that finished a read, or a block, and wait for the next one.
 //!
 //! A task closes them when they waited too long, and ends with the last one.
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::datanode_stream::DatanodeStream;
 use crate::limits::{IDLE_CONNECTION_LIFE, IDLE_CONNECTIONS_MAX};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct IdleConnections {
     idle: Arc<Mutex<Idle>>,
 }

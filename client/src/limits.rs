@@ -50,8 +50,9 @@ pub const LOCAL_REFUSALS_MAX: usize = 1024;
 /// meanwhile, and the reader waits for none of it.
 pub const OPEN_NEXT_BLOCK_BYTES: u64 = 8 << 20;
 
-/// Idle datanode connections kept for the next read, and for how long: a datanode closes them after 4 s.
-pub const IDLE_CONNECTIONS_MAX: usize = 16;
+/// Idle datanode connections kept for the next read or block, and for how long: a datanode closes them
+/// after 4 s. As many as write small files at a time: each has one at a time.
+pub const IDLE_CONNECTIONS_MAX: usize = 64;
 pub const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(3);
 
 /// Blocks of which a reader learns the locations at a time.

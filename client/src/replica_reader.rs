@@ -62,7 +62,7 @@ impl ReplicaReader {
     ) -> Result<Self, ClientError> {
         let id = &range.block.locs[replica].id;
         let (name, limit) = (&shared.client_name, shared.settings.socket_timeout);
-        if let Some(stream) = shared.idle_connections.take(&transfer_address(id)) {
+        if let Some(stream) = shared.connector.idle_connections.take(&transfer_address(id)) {
             match BlockReader::open(stream, name, range, verify, limit).await {
                 Err(error @ ClientError::Io { .. }) => debug!("idle connection: {error}"),
                 result => return result.map(|reader| Self::Remote(Box::new(reader))),
@@ -116,7 +116,7 @@ impl ReplicaReader {
         if let Self::Remote(reader) = self
             && let Some(stream) = reader.into_stream()
         {
-            client.shared().idle_connections.keep(stream);
+            client.shared().connector.idle_connections.keep(stream);
         }
     }
 }

@@ -184,10 +184,16 @@ impl StreamDriver {
             Action::Send(packet) => self.push(packet),
             Action::SendHeartbeat => self.push(Packet::heartbeat()),
             Action::Acknowledged(seqno) => self.acknowledged = seqno,
-            Action::ClosePipeline => self.pipeline = None,
+            Action::ClosePipeline => self.close_pipeline(),
             other => return Some(other),
         }
         None
+    }
+
+    fn close_pipeline(&mut self) {
+        if let Some(pipeline) = self.pipeline.take() {
+            pipeline.close(&self.connector.idle_connections);
+        }
     }
 
     fn push(&mut self, packet: Packet) {

@@ -2,10 +2,12 @@
 //!
 //! Packets wait in `queued`; some at a time get their checksums and go to `outgoing`, as the buffers that
 //! they are made of, and leave by one vectored write while they are still in the processor's cache.
-//! Nothing here waits for more than the socket.
+//! Nothing here waits for more than the socket. Behind a block that ended well the connection is kept for
+//! the next one, where the datanode says that it takes another operation.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use ringfs_protocol::block::ExtendedBlock;
@@ -13,9 +15,11 @@ use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::messages::*;
 use ringfs_protocol::operation::Opcode;
 use ringfs_protocol::packet::{PipelineAck, decode_ack};
+use tracing::debug;
 
 use crate::ClientError;
 use crate::datanode_stream::{DatanodeConnector, DatanodeStream};
+use crate::idle_connections::IdleConnections;
 use crate::limits::{ACK_BUFFER_BYTES, SEND_BATCH_BYTES, SEND_BATCH_PACKETS_MAX};
 use crate::packetizer::Packet;
 use crate::streamer::{PipelineNode, PipelineSetup, SetupFailure};
@@ -38,10 +42,26 @@ pub(crate) struct WritePipeline {
     outgoing: VecDeque<Bytes>,
     /// Memory of heads, used again for those of the next packets.
     heads: BytesMut,
+    keeps_connection: bool,
+    end: BlockEnd,
+}
+
+/// How far the end of the block is: the connection can be kept only behind an ack of all that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BlockEnd {
+    Open,
+    /// The block's last packet is on its way, and nothing behind it.
+    Sent {
+        seqno: i64,
+    },
+    Acknowledged,
+    /// Something else was sent behind the last packet.
+    Overrun,
 }
 
 impl WritePipeline {
-    /// Connects to the first datanode of `setup`, which connects to the next and so on.
+    /// Connects to the first datanode of `setup`, which connects to the next and so on; over an idle
+    /// connection if there is a good one.
     pub async fn open(
         connector: &DatanodeConnector,
         options: &WriteOptions,
@@ -49,11 +69,27 @@ impl WritePipeline {
     ) -> Result<Self, SetupFailure> {
         let first = &setup.nodes[0];
         let failed = |error: ClientError| SetupFailure { bad_link: None, why: error.to_string() };
-        let mut stream = connector.connect(&first.datanode.id).await.map_err(failed)?;
         let limit = connector.timeouts.of_reply(setup.nodes.len());
         let operation = write_operation(options, setup);
-        stream.send_operation(Opcode::WriteBlock, &operation, limit).await.map_err(failed)?;
-        let response = stream.read_response(limit).await.map_err(failed)?;
+        let kept = match connector.idle_connections.take(&first.address()) {
+            Some(mut stream) => match begin(&mut stream, &operation, limit).await {
+                // It was closed meanwhile, and the operation never read.
+                Err(error @ ClientError::Io { .. }) => {
+                    debug!("idle connection: {error}");
+                    None
+                }
+                begun => Some((stream, begun.map_err(failed)?)),
+            },
+            None => None,
+        };
+        let (stream, response) = match kept {
+            Some(kept) => kept,
+            None => {
+                let mut stream = connector.connect(&first.datanode.id).await.map_err(failed)?;
+                let response = begin(&mut stream, &operation, limit).await.map_err(failed)?;
+                (stream, response)
+            }
+        };
         stream.check("WRITE_BLOCK", &setup.block, &response).map_err(|error| SetupFailure {
             bad_link: response.first_bad_link.clone().filter(|link| !link.is_empty()),
             why: error.to_string(),
@@ -66,11 +102,25 @@ impl WritePipeline {
             queued: VecDeque::new(),
             outgoing: VecDeque::new(),
             heads: BytesMut::new(),
+            keeps_connection: response.keeps_connection(),
+            end: BlockEnd::Open,
         })
     }
 
     pub fn push(&mut self, packet: Packet) {
+        if packet.last_in_block {
+            self.end = BlockEnd::Sent { seqno: packet.seqno };
+        } else if self.end != BlockEnd::Open {
+            self.end = BlockEnd::Overrun;
+        }
         self.queued.push_back(packet);
+    }
+
+    /// Gives the connection up, or to the next block or read.
+    pub fn close(self, idle_connections: &IdleConnections) {
+        if self.keeps_connection && self.end == BlockEnd::Acknowledged {
+            idle_connections.keep(self.stream);
+        }
     }
 
     pub fn has_outgoing(&self) -> bool {
@@ -159,12 +209,25 @@ impl WritePipeline {
         match decode_ack(received) {
             Ok(Some((ack, len))) => {
                 received.advance(len);
+                let is_good = ack.replies.iter().all(|status| *status == Status::Success);
+                if is_good && self.end == (BlockEnd::Sent { seqno: ack.seqno }) {
+                    self.end = BlockEnd::Acknowledged;
+                }
                 Ok(Some(ack))
             }
             Ok(None) => Ok(None),
             Err(source) => Err(self.stream.malformed(source)),
         }
     }
+}
+
+async fn begin(
+    stream: &mut DatanodeStream,
+    operation: &OpWriteBlockProto,
+    limit: Duration,
+) -> Result<BlockOpResponseProto, ClientError> {
+    stream.send_operation(Opcode::WriteBlock, operation, limit).await?;
+    stream.read_response(limit).await
 }
 
 /// Makes `source` send its replica of `block` to `target`, for a pipeline that both will be in.
@@ -224,6 +287,7 @@ fn write_operation(options: &WriteOptions, setup: &PipelineSetup) -> OpWriteBloc
         target_pinnings: vec![false; rest.len()],
         storage_id: storage_ids([first]).pop(),
         target_storage_ids: storage_ids(rest),
+        keeps_connection: Some(true),
     }
 }
 

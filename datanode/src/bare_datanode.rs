@@ -323,6 +323,7 @@ pub(crate) fn create(id: u64, targets: Vec<DatanodeInfoProto>) -> OpWriteBlockPr
         target_pinnings: Vec::new(),
         storage_id: None,
         target_storage_ids: Vec::new(),
+        keeps_connection: None,
     }
 }
 

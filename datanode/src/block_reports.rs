@@ -2,9 +2,10 @@
 //! received, deleted) and of corrupt replicas.
 //!
 //! The queue holds the latest change of each block, so it is bounded by the blocks of this node.
-//! RECEIVED wakes the sender at once, for a writer's `complete` waits for it; DELETED is gathered for
-//! [`DELETED_GATHER_TIME`]; RECEIVING goes along with the next message. What could not be sent goes
-//! back, unless something newer was queued meanwhile.
+//! RECEIVED of the last datanode of a pipeline wakes the sender at once, for a writer's `complete` waits
+//! for the first one; those before it, which finish later, are gathered for [`RECEIVED_GATHER_TIME`],
+//! DELETED for [`DELETED_GATHER_TIME`]; RECEIVING goes along with the next message. What could not be
+//! sent goes back, unless something newer was queued meanwhile.
 //!
 //! What is corrupt stays known until the replica changes or goes: a namenode that restarts has
 //! forgotten it, and would count on it again.
@@ -23,14 +24,46 @@ use tokio::sync::Notify;
 /// A volume is freed of some 10 blocks in this time: one message for all of them.
 pub const DELETED_GATHER_TIME: Duration = Duration::from_millis(200);
 
+/// Of small blocks, which end every few milliseconds, one message for several. Within it a namenode that
+/// closes a file only with two replicas makes its writer wait.
+pub const RECEIVED_GATHER_TIME: Duration = Duration::from_millis(10);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockChange {
     Receiving,
     /// With the datanode whose replica may go instead, when a balancer moved the block.
     Received {
         delete_hint: Option<String>,
+        /// A writer may wait for it.
+        is_awaited: bool,
     },
     Deleted,
+}
+
+impl BlockChange {
+    pub const RECEIVED: Self = Self::Received { delete_hint: None, is_awaited: true };
+
+    fn urgency(&self) -> Urgency {
+        match self {
+            Self::Receiving => Urgency::Whenever,
+            Self::Deleted => Urgency::Deleted,
+            Self::Received { is_awaited: false, .. } => Urgency::Received,
+            Self::Received { is_awaited: true, .. } => Urgency::AtOnce,
+        }
+    }
+}
+
+/// How soon what is queued should be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// With the next heartbeat.
+    #[default]
+    Whenever,
+    /// After [`DELETED_GATHER_TIME`].
+    Deleted,
+    /// After [`RECEIVED_GATHER_TIME`].
+    Received,
+    AtOnce,
 }
 
 /// The queued changes of one storage.
@@ -53,19 +86,15 @@ struct Pending {
     bad: HashMap<BlockId, (String, Block)>,
     /// All that was found corrupt and is still there.
     corrupt: HashMap<BlockId, (String, Block)>,
-    urgent: bool,
-    gathering: bool,
+    urgency: Urgency,
 }
 
 impl ReportQueue {
     pub fn push(&self, storage_id: &str, block: Block, change: BlockChange) {
         let mut pending = self.pending.lock();
-        match change {
-            BlockChange::Received { .. } => pending.urgent = true,
-            BlockChange::Deleted => pending.gathering = true,
-            BlockChange::Receiving => {}
-        }
-        let wakes = change != BlockChange::Receiving;
+        let urgency = change.urgency();
+        let wakes = urgency > pending.urgency;
+        pending.urgency = pending.urgency.max(urgency);
         pending.corrupt.remove(&block.id);
         match pending.storages.get_mut(storage_id) {
             Some(storage) => storage.insert(block.id, (block, change)),
@@ -86,7 +115,7 @@ impl ReportQueue {
         let mut pending = self.pending.lock();
         pending.bad.insert(block.id, (storage_id.to_owned(), block));
         pending.corrupt.insert(block.id, (storage_id.to_owned(), block));
-        pending.urgent = true;
+        pending.urgency = Urgency::AtOnce;
         drop(pending);
         self.wake.notify_one();
     }
@@ -110,8 +139,7 @@ impl ReportQueue {
     /// Everything queued but bad replicas, to be sent.
     pub fn take(&self) -> Vec<StorageChanges> {
         let mut pending = self.pending.lock();
-        pending.urgent = false;
-        pending.gathering = false;
+        pending.urgency = Urgency::Whenever;
         std::mem::take(&mut pending.storages)
             .into_iter()
             .map(|(storage_id, changes)| StorageChanges {
@@ -135,25 +163,22 @@ impl ReportQueue {
     /// Resolves when something queued should be sent before the next heartbeat.
     pub async fn due(&self) {
         loop {
-            let (urgent, gathering) = {
-                let pending = self.pending.lock();
-                (pending.urgent, pending.gathering)
+            let urgency = self.pending.lock().urgency;
+            let gather_time = match urgency {
+                Urgency::AtOnce => return,
+                Urgency::Received => RECEIVED_GATHER_TIME,
+                Urgency::Deleted => DELETED_GATHER_TIME,
+                Urgency::Whenever => Duration::MAX,
             };
-            if urgent {
+            // What is more urgent cuts this short.
+            if tokio::time::timeout(gather_time, self.exceeds(urgency)).await.is_err() {
                 return;
             }
-            if gathering {
-                // A RECEIVED that arrives meanwhile cuts this short.
-                let gathered = tokio::time::timeout(DELETED_GATHER_TIME, self.urgent()).await;
-                drop(gathered);
-                return;
-            }
-            self.wake.notified().await;
         }
     }
 
-    async fn urgent(&self) {
-        while !self.pending.lock().urgent {
+    async fn exceeds(&self, urgency: Urgency) {
+        while self.pending.lock().urgency <= urgency {
             self.wake.notified().await;
         }
     }
@@ -169,7 +194,7 @@ impl StorageChanges {
         let blocks = self.changes.iter().map(|(block, change)| {
             let (status, delete_hint) = match change {
                 BlockChange::Receiving => (BlockStatus::Receiving, None),
-                BlockChange::Received { delete_hint } => {
+                BlockChange::Received { delete_hint, .. } => {
                     (BlockStatus::Received, delete_hint.clone())
                 }
                 BlockChange::Deleted => (BlockStatus::Deleted, None),
@@ -197,19 +222,15 @@ mod tests {
         Block { id: BlockId(id), generation_stamp: GenerationStamp(stamp), num_bytes: len }
     }
 
-    fn received() -> BlockChange {
-        BlockChange::Received { delete_hint: None }
-    }
-
     #[test]
     fn the_latest_change_of_a_block_is_what_is_sent() {
         let queue = ReportQueue::default();
         queue.push("DS-1", block(1, 1001, 0), BlockChange::Receiving);
-        queue.push("DS-1", block(1, 1001, 9), received());
+        queue.push("DS-1", block(1, 1001, 9), BlockChange::RECEIVED);
         queue.push("DS-2", block(2, 1001, 9), BlockChange::Deleted);
         let mut taken = queue.take();
         taken.sort_by(|a, b| a.storage_id.cmp(&b.storage_id));
-        assert_eq!(taken[0].changes, [(block(1, 1001, 9), received())]);
+        assert_eq!(taken[0].changes, [(block(1, 1001, 9), BlockChange::RECEIVED)]);
         assert_eq!(queue.pending_count(), 0);
 
         // While the message is lost, the block changes again: the newer change stays.
@@ -237,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn received_is_due_at_once_deleted_soon_receiving_never() {
+    async fn what_a_writer_waits_for_is_due_at_once_the_rest_soon_receiving_never() {
         let queue = ReportQueue::default();
         let within = async |millis| {
             tokio::time::timeout(Duration::from_millis(millis), queue.due()).await.is_ok()
@@ -247,7 +268,11 @@ mod tests {
         queue.push("DS-1", block(2, 1001, 0), BlockChange::Deleted);
         assert!(!within(100).await);
         assert!(within(250).await);
-        queue.push("DS-1", block(1, 1001, 0), received());
+        let unawaited = BlockChange::Received { delete_hint: None, is_awaited: false };
+        queue.push("DS-1", block(3, 1001, 0), unawaited);
+        assert!(!within(8).await);
+        assert!(within(11).await);
+        queue.push("DS-1", block(1, 1001, 0), BlockChange::RECEIVED);
         assert!(within(1).await);
     }
 }

@@ -196,6 +196,7 @@ impl Transfers {
             target_pinnings: Vec::new(),
             storage_id: destination.storage_ids.first().cloned(),
             target_storage_ids: destination.storage_ids.iter().skip(1).cloned().collect(),
+            keeps_connection: None,
         }
     }
 }

@@ -24,6 +24,10 @@ pub struct Conversation {
 impl<T: Send + 'static> FakePeer<T> {
     /// Answers one connection with `script`.
     pub fn start(script: impl FnOnce(Conversation) -> T + Send + 'static) -> Self {
+        Self::listen(|listener| script(Conversation::accept(&listener)))
+    }
+
+    fn listen(serve: impl FnOnce(TcpListener) -> T + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let id = DatanodeIDProto {
             ip_addr: "127.0.0.1".into(),
@@ -31,10 +35,7 @@ impl<T: Send + 'static> FakePeer<T> {
             xfer_port: listener.local_addr().unwrap().port().into(),
             ..Default::default()
         };
-        let thread = std::thread::spawn(move || {
-            let (stream, _) = listener.accept().unwrap();
-            script(Conversation { stream, received: BytesMut::new() })
-        });
+        let thread = std::thread::spawn(move || serve(listener));
         Self { info: DatanodeInfoProto { id, ..Default::default() }, thread }
     }
 
@@ -44,7 +45,24 @@ impl<T: Send + 'static> FakePeer<T> {
     }
 }
 
+impl<T: Send + 'static> FakePeer<Vec<T>> {
+    /// Answers so many connections, one after another.
+    pub fn start_each(
+        connections: usize,
+        mut script: impl FnMut(Conversation) -> T + Send + 'static,
+    ) -> Self {
+        Self::listen(move |listener| {
+            (0..connections).map(|_| script(Conversation::accept(&listener))).collect()
+        })
+    }
+}
+
 impl Conversation {
+    fn accept(listener: &TcpListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
+        Self { stream, received: BytesMut::new() }
+    }
+
     pub fn operation(&mut self) -> Operation {
         loop {
             if let Some((operation, used)) = decode_operation(&self.received).unwrap() {

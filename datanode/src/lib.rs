@@ -34,8 +34,11 @@ mod fake_namenode;
 mod fake_peer;
 mod gathering;
 mod http_server;
+mod idle_mirrors;
 mod ipc_server;
 mod java_properties;
+#[cfg(test)]
+mod kept_connections_tests;
 pub mod limits;
 mod metrics;
 mod mirror;

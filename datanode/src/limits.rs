@@ -122,6 +122,11 @@ pub const SUSPECTS_MAX: usize = 1024;
 /// one can come back meanwhile.
 pub const ROT_REFUSALS_MAX: u32 = 4;
 
+/// Connections that a data thread keeps to next datanodes between blocks, a descriptor each, and for how
+/// long: datanodes close what waits longer than 4 s for an operation.
+pub const IDLE_MIRRORS_MAX: usize = 64;
+pub const IDLE_MIRROR_LIFE: Duration = Duration::from_secs(3);
+
 /// What is read at a time where messages are expected: replies, acks, operations.
 pub const MESSAGE_READ_BYTES: usize = 4 << 10;
 

@@ -3,23 +3,29 @@
 //!
 //! Packets queue here while one gathered send is under way; the next takes all that have gathered.
 //! Their slabs bound the queue: a mirror that takes nothing stops the receiver. Once it has failed,
-//! the queue is dropped and the stream goes on without it; acks that came before still count.
+//! the queue is dropped and the stream goes on without it; acks that came before still count. Behind a
+//! block that it acknowledged to the end, its connection is kept for the next one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ringfs_protocol::messages::Status;
 use ringfs_protocol::packet::{OOB_SEQNO, PacketHeader, PipelineAck, decode_ack};
 use tracing::warn;
 
 use crate::connection::Connection;
 use crate::error::Result;
+use crate::idle_mirrors;
 use crate::limits::{GATHERED_PARTS_MAX, SEND_TIMEOUT};
 use crate::ring::{self, Buffer, SendMessage, Signal, TcpStream};
 
 pub struct Mirror {
+    /// Until the mirror runs.
     connection: RefCell<Option<Connection>>,
+    /// Behind a block that it acknowledged to the end, where it takes another operation.
+    idle: RefCell<Option<Connection>>,
     stream: TcpStream,
     name: String,
     /// How long an ack may take while one is owed.
@@ -31,14 +37,17 @@ pub struct Mirror {
     /// The block's last packet, once it is queued: behind its ack the mirror closes, as it should.
     last_seqno: Cell<Option<i64>>,
     has_failed: Cell<bool>,
+    /// Whether the mirror takes another operation behind the block.
+    keeps_connection: bool,
 }
 
 impl Mirror {
-    pub fn new(connection: Connection, patience: Duration) -> Rc<Self> {
+    pub fn new(connection: Connection, patience: Duration, keeps_connection: bool) -> Rc<Self> {
         Rc::new(Self {
             stream: connection.stream.clone(),
             name: connection.peer.clone(),
             connection: RefCell::new(Some(connection)),
+            idle: RefCell::default(),
             patience,
             queue: RefCell::default(),
             queued: Signal::default(),
@@ -46,6 +55,7 @@ impl Mirror {
             acks: RefCell::default(),
             last_seqno: Cell::new(None),
             has_failed: Cell::new(false),
+            keeps_connection,
         })
     }
 
@@ -85,8 +95,12 @@ impl Mirror {
         self.queue.borrow_mut().clear();
     }
 
-    pub fn close(&self) {
-        self.stream.close();
+    /// Keeps the connection for another block if this one ended as agreed, else closes it.
+    pub fn end(&self) {
+        match self.idle.take() {
+            Some(connection) => idle_mirrors::keep(connection),
+            None => self.stream.close(),
+        }
     }
 
     /// Sends and, for a pipeline, reads acks until the mirror fails; tells `progress` of both.
@@ -135,9 +149,13 @@ impl Mirror {
         loop {
             let ack = connection.expect("pipeline ack", self.patience, decode_ack).await?;
             let is_last = self.last_seqno.get() == Some(ack.seqno);
+            let is_good = ack.replies.iter().all(|status| *status == Status::Success);
             self.acks.borrow_mut().push_back(ack);
             progress.set();
             if is_last {
+                if is_good && self.keeps_connection && connection.received.is_empty() {
+                    self.idle.replace(Some(connection));
+                }
                 return Ok(());
             }
         }

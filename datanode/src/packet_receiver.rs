@@ -199,6 +199,11 @@ impl PacketReceiver {
         self.current.head_filled > 0
     }
 
+    /// Whether nothing was received behind the last packet.
+    pub fn is_between_packets(&self) -> bool {
+        self.backlog.is_empty() && self.current.head_filled == 0
+    }
+
     pub fn backlog_len(&self) -> usize {
         self.backlog.len()
     }

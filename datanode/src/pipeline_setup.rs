@@ -13,10 +13,11 @@ use ringfs_protocol::messages::{
 };
 use ringfs_protocol::operation::{Opcode, decode_response, encode_operation};
 use ringfs_protocol::wire::encode_delimited;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::connection::Connection;
 use crate::error::{DatanodeError, Result};
+use crate::idle_mirrors;
 use crate::mirror::Mirror;
 use crate::peer;
 use crate::ring;
@@ -146,8 +147,9 @@ async fn set_up_mirror(
         Ok((connection, reply)) => {
             let status = reply.as_ref().map_or(Status::Success, BlockOpResponseProto::status);
             let reopens_finalized = reply.as_ref().is_some_and(|reply| reply.reopens_finalized());
+            let keeps_connection = reply.as_ref().is_some_and(|reply| reply.keeps_connection());
             let bad_link = reply.and_then(|reply| reply.first_bad_link).unwrap_or_default();
-            let mirror = Some(Mirror::new(connection, patience));
+            let mirror = Some(Mirror::new(connection, patience, keeps_connection));
             MirrorSetup { mirror, status, bad_link, reopens_finalized }
         }
         Err(error) => {
@@ -170,21 +172,44 @@ async fn connect_mirror(
     let failed = |why: &str| DatanodeError::Peer { peer: name.clone(), why: why.to_owned() };
     let address: IpAddr = target.id.ip_addr.parse().map_err(|_| failed("not a numeric address"))?;
     let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port"))?;
-    let mut connection = Connection::connect(SocketAddr::new(address, port), patience).await?;
+    let address = SocketAddr::new(address, port);
     let mut next = request.clone();
     next.targets.remove(0);
     next.storage_type =
         take_first(&mut next.target_storage_types).or(Some(next.storage_type() as i32));
     next.storage_id = take_first(&mut next.target_storage_ids);
     next.pinning = take_first(&mut next.target_pinnings).or(next.pinning);
+    next.keeps_connection = role.has_setup_reply().then_some(true);
     let mut bytes = BytesMut::new();
     encode_operation(Opcode::WriteBlock, &next, &mut bytes);
-    connection.send(bytes).await?;
     if !role.has_setup_reply() {
+        let connection = Connection::connect(address, patience).await?;
+        connection.send(bytes).await?;
         return Ok((connection, None));
     }
-    let reply = connection.expect("reply to WRITE_BLOCK", patience, decode_response).await?;
+    if let Some(mut connection) = idle_mirrors::take(address) {
+        let begun = ring::now();
+        match begin(&mut connection, bytes.clone(), patience).await {
+            Ok(reply) => return Ok((connection, Some(reply))),
+            // It was closed meanwhile, most likely, and the operation never read.
+            Err(error) if ring::now().duration_since(begun) < patience => {
+                debug!(%error, target = name, "a kept connection is of no more use");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut connection = Connection::connect(address, patience).await?;
+    let reply = begin(&mut connection, bytes, patience).await?;
     Ok((connection, Some(reply)))
+}
+
+async fn begin(
+    connection: &mut Connection,
+    operation: BytesMut,
+    patience: Duration,
+) -> Result<BlockOpResponseProto> {
+    connection.send(operation).await?;
+    connection.expect("reply to WRITE_BLOCK", patience, decode_response).await
 }
 
 fn take_first<T>(items: &mut Vec<T>) -> Option<T> {
@@ -201,11 +226,12 @@ pub fn setup_reply(status: Status, first_bad_link: String, message: Option<Strin
 }
 
 /// The reply of a pipeline that is set up.
-pub fn success_reply(reopens_finalized: bool) -> BytesMut {
+pub fn success_reply(reopens_finalized: bool, keeps_connection: bool) -> BytesMut {
     encode(&BlockOpResponseProto {
         status: Status::Success as i32,
         first_bad_link: Some(String::new()),
         reopens_finalized: reopens_finalized.then_some(true),
+        keeps_connection: keeps_connection.then_some(true),
         ..Default::default()
     })
 }

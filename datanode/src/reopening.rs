@@ -128,7 +128,8 @@ impl Dataset {
             self.distrust(&replica, &held, &error).await;
             return Err(error);
         }
-        self.settle(&replica, &held, ReplicaEvent::RecoverClose, new_stamp, expected_len, None)
+        let received = BlockChange::RECEIVED;
+        self.settle(&replica, &held, ReplicaEvent::RecoverClose, new_stamp, expected_len, received)
     }
 
     /// The replica's first `len` bytes fit their checksums; reports it if they do not. At most one
@@ -232,6 +233,7 @@ impl Dataset {
             checksum,
             start_len: len,
             file_len: len,
+            is_awaited: true,
             promise: Arc::new(promise),
             lease: replica.lease_to_writer(),
         })

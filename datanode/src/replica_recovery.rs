@@ -105,7 +105,14 @@ impl Dataset {
             let cut = Block { id: old.block.id, generation_stamp: recovery_id, num_bytes: new_len };
             ringfs_protocol::simulation::see(ringfs_protocol::simulation::Sight::Cut(cut));
         }
-        self.settle(&replica, &held, ReplicaEvent::FinishRecovery, recovery_id, new_len, None)?;
+        self.settle(
+            &replica,
+            &held,
+            ReplicaEvent::FinishRecovery,
+            recovery_id,
+            new_len,
+            BlockChange::RECEIVED,
+        )?;
         Ok(storage_id)
     }
 
@@ -130,7 +137,7 @@ impl Dataset {
             return Err(error);
         }
         account_whole(&copy);
-        self.tell(&copy, block, BlockChange::Received { delete_hint: None });
+        self.tell(&copy, block, BlockChange::RECEIVED);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One task accepts, and gives each connection to the data thread with the fewest tasks, where it
 //! stays. A connection carries operations one after another only behind a READ_BLOCK that ended as
-//! agreed; every other one closes it, as in HDFS. Streams beyond the limit are closed at once, which
+//! agreed, or such a WRITE_BLOCK whose sender asked for it; every other one closes it, as in HDFS. Streams beyond the limit are closed at once, which
 //! clients take as a reason to try another datanode.
 
 use std::os::fd::OwnedFd;
@@ -137,7 +137,7 @@ impl TransferServer {
                 return block_reader::serve(self, connection, &request).await;
             }
             Operation::WriteBlock(request) => {
-                write_pipeline::serve(self, connection, *request).await?;
+                return write_pipeline::serve(self, connection, *request).await;
             }
             Operation::BlockChecksum(request) => self.checksum(connection, &request).await?,
             Operation::TransferBlock(request) => self.transfer(connection, &request).await?,

@@ -66,6 +66,8 @@ pub struct ReplicaWriter {
     /// Size of the data file (padding and preallocation included), kept up to date by the writer:
     /// `finalize` truncates where it exceeds the replica's length.
     pub file_len: u64,
+    /// Whether this may be the first replica of the block that the namenode hears of.
+    pub is_awaited: bool,
     /// To be told how much of the disk the files take ([`SpacePromise::taken`]).
     pub promise: Arc<SpacePromise>,
     pub(crate) lease: WriterLease,
@@ -152,7 +154,8 @@ impl Dataset {
             }
             return Err(error);
         }
-        self.settle(&replica, &held, ReplicaEvent::Finalize, stamp, len, delete_hint)
+        let received = BlockChange::Received { delete_hint, is_awaited: writer.is_awaited };
+        self.settle(&replica, &held, ReplicaEvent::Finalize, stamp, len, received)
     }
 
     /// The end of TRANSFER_RBW: what was TEMPORARY is a replica of a pipeline that goes on.
@@ -237,6 +240,7 @@ impl Dataset {
                     checksum,
                     start_len: 0,
                     file_len: 0,
+                    is_awaited: true,
                     promise: Arc::new(promise),
                     lease,
                 })
@@ -276,13 +280,13 @@ impl Dataset {
         event: ReplicaEvent,
         stamp: GenerationStamp,
         len: u64,
-        delete_hint: Option<String>,
+        received: BlockChange,
     ) -> Result<Block> {
         replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
         replica.apply(event, stamp)?;
         account_whole(replica);
         let block = replica.block();
-        self.tell(replica, block, BlockChange::Received { delete_hint });
+        self.tell(replica, block, received);
         Ok(block)
     }
 
@@ -380,7 +384,7 @@ pub(crate) mod tests {
     }
 
     pub fn received() -> BlockChange {
-        BlockChange::Received { delete_hint: None }
+        BlockChange::RECEIVED
     }
 
     #[test]
@@ -397,7 +401,8 @@ pub(crate) mod tests {
             assert!(replica.files().data.ends_with("finalized/subdir0/subdir0/blk_1"));
             assert_holds(&replica, &[7; 700]);
             assert_eq!(fs::read_dir(node.volume.rbw_dir()).unwrap().count(), 0);
-            let hinted = BlockChange::Received { delete_hint: Some("other".into()) };
+            let hinted =
+                BlockChange::Received { delete_hint: Some("other".into()), is_awaited: true };
             assert_eq!(changes(&node), [(block, hinted)]);
             assert_eq!(node.volume.usage().dfs_used_bytes, 700 + 7 + 8);
             assert_eq!(node.volume.promised_bytes(), 0);

@@ -54,12 +54,13 @@ use crate::ring::{self, BufferMut, Either, ReceiveMessage, SECTOR_BYTES, SLAB_BY
 use crate::server::TransferServer;
 use crate::transitions::ReplicaWriter;
 
-/// Serves one WRITE_BLOCK to its end; the connection carries nothing afterwards.
+/// Serves one WRITE_BLOCK to its end. Returns whether the connection may carry another operation: where
+/// its peer asked for that, and the block ended as agreed with nothing behind it.
 pub async fn serve(
     server: &TransferServer,
     connection: &mut Connection,
     request: OpWriteBlockProto,
-) -> Result<()> {
+) -> Result<bool> {
     let role = Role::of(&request)?;
     let (writer, setup) = set_up(server, &request, role).await;
     let MirrorSetup { mirror, status, bad_link, reopens_finalized } = setup;
@@ -69,12 +70,16 @@ pub async fn serve(
             warn!(block = %request.header.base_header.block.block_id, peer = connection.peer, %error,
                 "write refused");
             let reply = setup_reply(error.status(), String::new(), Some(error.to_string()));
-            return if role.has_setup_reply() { connection.send(reply).await } else { Err(error) };
+            if !role.has_setup_reply() {
+                return Err(error);
+            }
+            connection.send(reply).await?;
+            return Ok(false);
         }
     };
     if role.has_setup_reply() {
         let reply = if status == Status::Success {
-            success_reply(reopens_finalized)
+            success_reply(reopens_finalized, request.keeps_connection())
         } else {
             let message = format!("no pipeline to {bad_link}");
             setup_reply(status, bad_link, Some(message))
@@ -84,14 +89,17 @@ pub async fn serve(
             if let Some(writer) = writer {
                 server.dataset.abandon(writer).await?;
             }
-            return replied;
+            return replied.map(|()| false);
         }
     }
-    let Some(writer) = writer else { return Ok(()) };
+    let Some(writer) = writer else { return Ok(false) };
     let client_checksum = DataChecksum::from_proto(&request.requested_checksum)?;
     let stream = BlockStream::open(server, &writer, &request, role, client_checksum, mirror).await;
     match stream {
-        Ok(stream) => stream.run(server, connection, writer).await,
+        Ok(stream) => {
+            let ends_cleanly = stream.run(server, connection, writer).await?;
+            Ok(ends_cleanly && role.has_setup_reply() && request.keeps_connection())
+        }
         Err(error) => {
             server.dataset.abandon(writer).await?;
             Err(error)
@@ -114,6 +122,8 @@ pub struct BlockStream {
     pub(crate) awaiting: RefCell<VecDeque<Awaiting>>,
     /// Whether the client asked for a sync with the block's last packet.
     pub(crate) synced: Cell<bool>,
+    /// Whether the block's last packet has come, and nothing behind it.
+    ends_cleanly: Cell<bool>,
     patience: Duration,
 }
 
@@ -142,6 +152,7 @@ impl BlockStream {
             share: share_of_pool(request.targets.len()),
             awaiting: RefCell::default(),
             synced: Cell::new(false),
+            ends_cleanly: Cell::new(false),
             patience: server.socket_timeout,
         })
     }
@@ -151,7 +162,7 @@ impl BlockStream {
         server: &TransferServer,
         connection: &mut Connection,
         writer: ReplicaWriter,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let stopped = writer.stopped();
         let writer = RefCell::new(Some(writer));
         let outcome = {
@@ -180,7 +191,7 @@ impl BlockStream {
             }
         };
         if let Some(mirror) = &self.mirror {
-            mirror.close();
+            mirror.end();
         }
         let left = writer.borrow_mut().take();
         if let Some(mut writer) = left {
@@ -192,7 +203,7 @@ impl BlockStream {
         } else {
             server.counters.blocks_written.add(1);
         }
-        outcome
+        outcome.map(|()| self.ends_cleanly.get())
     }
 
     /// The receiver, the mirror and the acks side by side, until the block is done or fails.
@@ -240,6 +251,7 @@ impl BlockStream {
         let mut packets = VecDeque::new();
         loop {
             if !self.take_all(server, &mut packets)? {
+                self.received_all(&packets, &receiver);
                 return Ok(());
             }
             // The mirror sends them now, and more comes meanwhile.
@@ -271,6 +283,10 @@ impl BlockStream {
                 return Err(connection.failed("closed before the block's last packet".to_owned()));
             }
         }
+    }
+
+    fn received_all(&self, behind: &VecDeque<Packet>, receiver: &PacketReceiver) {
+        self.ends_cleanly.set(behind.is_empty() && receiver.is_between_packets());
     }
 
     /// Gives the receiver slabs, so that a whole receive fits; waits only for what it cannot do

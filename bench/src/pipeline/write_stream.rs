@@ -327,6 +327,7 @@ fn write_operation(rules: &WriteRules, block: &PipelineBlock) -> OpWriteBlockPro
         target_pinnings: vec![false; rest.len()],
         storage_id: storage_ids(std::slice::from_ref(first)).pop(),
         target_storage_ids: storage_ids(rest),
+        keeps_connection: None,
     }
 }
 

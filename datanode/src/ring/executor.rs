@@ -547,6 +547,11 @@ impl<T> TaskHandle<T> {
     }
 }
 
+/// Tells the executors of one thread apart.
+pub fn executor_id() -> usize {
+    Rc::as_ptr(&current()).addr()
+}
+
 pub fn now() -> Instant {
     let executor = current();
     executor.driver.borrow().now()

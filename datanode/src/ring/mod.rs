@@ -49,7 +49,9 @@ use crate::counters::Counters;
 use crate::limits::DISK_OPERATION_TIMEOUT;
 
 pub use buffers::{Buffer, BufferMut, Recycler, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
-pub use executor::{Executor, Job, LocalTask, Remote, TaskHandle, counters, now, pool, spawn};
+pub use executor::{
+    Executor, Job, LocalTask, Remote, TaskHandle, counters, executor_id, now, pool, spawn,
+};
 pub use file::{File, OpenOptions, WriteAll, use_workers_below};
 pub use file_work::{FileWork, FileWorkDone, FileWorkers};
 pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};

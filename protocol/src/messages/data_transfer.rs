@@ -127,6 +127,10 @@ pub struct OpWriteBlockProto {
     pub storage_id: Option<String>,
     #[prost(string, repeated, tag = "17")]
     pub target_storage_ids: Vec<String>,
+    /// Not of HDFS, whose datanodes pass over it: the sender may have another operation behind this
+    /// block, and asks for the connection to be kept.
+    #[prost(bool, optional, tag = "1001")]
+    pub keeps_connection: Option<bool>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -234,6 +238,10 @@ pub struct BlockOpResponseProto {
     /// for the acks of those before.
     #[prost(bool, optional, tag = "1001")]
     pub reopens_finalized: Option<bool>,
+    /// Not of HDFS: this datanode takes another operation on the connection of a WRITE_BLOCK that
+    /// asked for it, once it has acknowledged the block's last packet.
+    #[prost(bool, optional, tag = "1002")]
+    pub keeps_connection: Option<bool>,
 }
 
 #[derive(Clone, PartialEq, Message)]
