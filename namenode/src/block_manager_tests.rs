@@ -36,6 +36,31 @@ fn a_dead_datanodes_blocks_are_copied_until_each_has_its_replicas_again() {
     assert_eq!(world.manager.live_datanodes(), 4);
 }
 
+/// Of a deleted file as of replicas too many. Without a report they are given anew after 15 minutes.
+#[test]
+fn orders_to_delete_that_were_lost_are_given_anew_after_a_full_report() {
+    let mut world = World::new(3, 1);
+    let deleted = world.write(&[0, 1, 2], 3);
+    let lowered = world.write(&[0, 1, 2], 3);
+    world.pass(2);
+    world.delete(deleted);
+    world.set_replication(lowered, 1);
+    world.clock.advance(1000);
+    while world.manager.tick() {}
+    let lost: usize = (0..3).map(|number| world.beat(number, false).invalidations.len()).sum();
+    assert_eq!(lost, 3 + 2, "heartbeats whose replies do not arrive");
+    world.pass(60);
+    let on_disk = |world: &World, id| {
+        let holds = |number: &usize| world.datanodes[*number].replicas.contains_key(&id);
+        (0..3).filter(holds).count()
+    };
+    assert_eq!((on_disk(&world, deleted), on_disk(&world, lowered)), (3, 3));
+    world.report_all();
+    world.pass(2);
+    assert_eq!((on_disk(&world, deleted), on_disk(&world, lowered)), (0, 1));
+    world.assert_healthy();
+}
+
 #[test]
 fn a_block_with_one_replica_left_is_copied_before_one_with_two() {
     let mut world = World::new(6, 1);

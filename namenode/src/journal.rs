@@ -16,7 +16,8 @@
 //! Each record is durable before the next is written. So what does not read at the end is the torn
 //! write of a batch that nobody was answered, and is cut; what does not read with a later record of
 //! the epoch behind it is damage, and is refused with its place, as is a file that ends too early, and
-//! a last record that a single flipped bit keeps from its checksum, which no torn write does.
+//! a last record that a single flipped bit keeps from its checksum, which no torn write does. So that
+//! the last one is not the last for long, an empty record confirms it when no other change comes.
 
 use std::io;
 
@@ -52,13 +53,24 @@ pub struct Journal {
     sequence: u64,
     /// Where the next record goes.
     at: u64,
+    /// Whether nothing is behind the last record that has changes: damage to it would look torn.
+    unconfirmed: bool,
     len_bytes: u64,
     record: Vec<u8>,
 }
 
 impl Journal {
     pub fn new(file: Box<dyn JournalFile>, place: String) -> Self {
-        Self { file, place, epoch: 0, sequence: 1, at: 0, len_bytes: 0, record: Vec::new() }
+        Self {
+            file,
+            place,
+            epoch: 0,
+            sequence: 1,
+            at: 0,
+            unconfirmed: false,
+            len_bytes: 0,
+            record: Vec::new(),
+        }
     }
 
     /// Makes the file ready for records.
@@ -70,6 +82,7 @@ impl Journal {
     /// To be called once the database has `epoch` durably: the records so far are void.
     pub fn begin(&mut self, epoch: u64) {
         (self.epoch, self.sequence, self.at) = (epoch, 1, 0);
+        self.unconfirmed = false;
     }
 
     /// Whether a record of so many bytes still has room before the next checkpoint.
@@ -97,7 +110,18 @@ impl Journal {
         }
         self.sequence += 1;
         self.at += bytes;
+        self.unconfirmed = !payload.is_empty();
         Ok(())
+    }
+
+    /// Whether [`Journal::confirm`] would be of use.
+    pub fn wants_confirmation(&self) -> bool {
+        self.unconfirmed && self.has_room(0)
+    }
+
+    /// Puts an empty record behind the last one, which from then on nobody takes for a torn write.
+    pub fn confirm(&mut self) -> Result<()> {
+        self.append(&Changes::default())
     }
 
     /// The epoch of the first record, which has been the newest of the file since it was written.
@@ -449,6 +473,32 @@ mod tests {
         last[16384 + 4096..16384 + 5000].fill(0);
         *memory.0.lock().unwrap() = last;
         assert_eq!(replayed(&memory, EPOCH).unwrap(), [1, 2], "as a torn write would look");
+    }
+
+    #[test]
+    fn a_confirmed_record_that_does_not_read_is_damage() {
+        let memory = Memory::default();
+        let mut journal = journal(&memory);
+        assert!(!journal.wants_confirmation());
+        journal.append(&changes(1, 10)).unwrap();
+        journal.append(&changes(2, 5000)).unwrap();
+        assert!(journal.wants_confirmation());
+        journal.confirm().unwrap();
+        assert!(!journal.wants_confirmation());
+        let whole = memory.0.lock().unwrap().clone();
+        let with_zeros = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at..at + 4096].fill(0);
+            *memory.0.lock().unwrap() = bytes;
+        };
+        for at in [4096, 8192] {
+            with_zeros(at);
+            let why = replayed(&memory, EPOCH).unwrap_err().to_string();
+            assert!(why.contains("byte 4096: record 2") && why.contains("record 3"), "{why}");
+        }
+        // The confirmation itself may be torn: it has nothing to lose.
+        with_zeros(12_288);
+        assert_eq!(replayed(&memory, EPOCH).unwrap(), [1, 2]);
     }
 
     #[test]

@@ -15,6 +15,10 @@ pub const WRITE_BATCH_MAX: usize = 512;
 /// it in 0.1 s, and holds it in memory meanwhile.
 pub const JOURNAL_BYTES_MAX: u64 = 32 << 20;
 
+/// The journal's last record is confirmed when no change came for so long: one more write of 4 KiB after
+/// each pause, none under load.
+pub const CONFIRM_AFTER: Duration = Duration::from_millis(500);
+
 /// By how much the journal's file is lengthened, zeros written: at first use, and as far as needed.
 pub const JOURNAL_STEP_BYTES: u64 = 1 << 20;
 

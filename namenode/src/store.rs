@@ -31,11 +31,12 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 use ringfs_protocol::block::{BlockId, GenerationStamp};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{NamenodeError, Result};
 use crate::journal::{Changes, Journal, JournalFile};
-use crate::limits::{COPY_BATCH_MAX, WRITE_BATCH_MAX, WRITE_QUEUE_MAX};
+use crate::limits::{CONFIRM_AFTER, COPY_BATCH_MAX, WRITE_BATCH_MAX, WRITE_QUEUE_MAX};
 use crate::schema::{
     BlockPhase, BlockRecord, Counter, FileBlock, IDENTITY_KEY, IdentityRecord, InodeId,
     InodeRecord, STORE_VERSION, Space, decode, entry_key, file_block_key, lease_key, u64_key,
@@ -88,10 +89,13 @@ impl Store {
             let inline = Some(parking_lot::Mutex::new(writer));
             return Ok(Self { database, queue: None, writer: None, commits, identity, inline });
         }
+        let failed = |error| NamenodeError::system("starting the store's writer", error);
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let timer = timer.map_err(failed)?;
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(jobs))
-            .map_err(|error| NamenodeError::system("starting the store's writer", error))?;
+            .spawn(move || writer.run(jobs, &timer))
+            .map_err(failed)?;
         Ok(Self {
             database,
             queue: Some(queue),
@@ -547,8 +551,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
-        while let Some(first) = queue.blocking_recv() {
+    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>, timer: &Runtime) {
+        while let Some(first) = self.next_job(&mut queue, timer) {
             let mut batch = vec![first];
             while batch.len() < WRITE_BATCH_MAX {
                 match queue.try_recv() {
@@ -566,16 +570,40 @@ impl Writer {
         }
     }
 
+    /// `None` when the store is closed. The last changes are confirmed while there are no more.
+    fn next_job(
+        &mut self,
+        queue: &mut mpsc::Receiver<Box<dyn Job>>,
+        timer: &Runtime,
+    ) -> Option<Box<dyn Job>> {
+        if self.failed.is_none() && self.journal.wants_confirmation() {
+            let next = async { tokio::time::timeout(CONFIRM_AFTER, queue.recv()).await };
+            match timer.block_on(next) {
+                Ok(job) => return job,
+                Err(_) => {
+                    let confirmed = self.journal.confirm();
+                    self.note(confirmed);
+                }
+            }
+        }
+        queue.blocking_recv()
+    }
+
     fn carry_out(&mut self, mut batch: Vec<Box<dyn Job>>) {
-        if self.failed.is_none()
-            && let Err(error) = self.apply(&mut batch)
-        {
-            let why = error.to_string();
-            tracing::error!("metadata can no longer be changed: {why}");
-            self.failed = Some(why);
+        if self.failed.is_none() {
+            let applied = self.apply(&mut batch);
+            self.note(applied);
         }
         for job in batch {
             job.reply(self.failed.as_deref());
+        }
+    }
+
+    fn note(&mut self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            let why = error.to_string();
+            tracing::error!("metadata can no longer be changed: {why}");
+            self.failed = Some(why);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::clock::ManualClock;
 use crate::config::NamespaceConfig;
 use crate::error::NamenodeError;
 use crate::format::{self, FormatOptions};
+use crate::limits::CONFIRM_AFTER;
 use crate::schema::Space;
 use crate::store::{Store, Update, View, definition};
 
@@ -121,4 +122,25 @@ async fn a_journal_that_is_needed_must_be_whole_and_one_that_is_not_may_be_gone(
     drop(store);
     fs::remove_file(name.join(&journal)).unwrap();
     assert_eq!(keys(&format::open(&name).unwrap()), [1, 2]);
+}
+
+/// Some 1 s, for the pause after which the last change is confirmed.
+#[tokio::test]
+async fn damage_to_the_last_change_before_a_pause_is_no_torn_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = directory.path().join("name");
+    let store = formatted(&name);
+    put(&store, 1, 10).await;
+    put(&store, 2, 10).await;
+    tokio::time::sleep(2 * CONFIRM_AFTER).await;
+    let journal = Path::new("current").join("namespace.journal");
+    let (whole, damaged) = (killed(&name, "whole"), killed(&name, "damaged"));
+    let mut bytes = fs::read(damaged.join(&journal)).unwrap();
+    bytes[4096..8192].fill(0);
+    fs::write(damaged.join(&journal), bytes).unwrap();
+    let error = format::open(&damaged).err().unwrap().to_string();
+    assert!(error.contains("namespace.journal: byte 4096: record 2 is corrupt"), "{error}");
+    assert_eq!(keys(&format::open(&whole).unwrap()), [1, 2]);
+    put(&store, 3, 10).await;
+    assert_eq!(keys(&format::open(&killed(&name, "later")).unwrap()), [1, 2, 3]);
 }
