@@ -26,6 +26,12 @@ fn wait_for_metric(cluster: &TestCluster, name: &str, is_due: impl Fn(u64) -> bo
     wait_for(name, RECOVERED, || is_due(metric(cluster, name)).then_some(()));
 }
 
+/// Times that the namenode has told its operator of a datanode's failed volume.
+fn failures_told(cluster: &TestCluster) -> usize {
+    let log = std::fs::read_to_string(cluster.logs_dir().join("namenode.log")).unwrap();
+    log.lines().filter(|line| line.contains("a datanode has failed volumes")).count()
+}
+
 /// A stall at the next `call`, for ever: the work goes on, and the volume fails in the end.
 fn survives_a_stall_at(call: Call, provoke: impl FnOnce(&mut Work)) {
     let (sick, good) = (FuseVolume::new(), good_volume());
@@ -146,12 +152,17 @@ fn a_volume_that_stalls_at_start_is_a_failed_one() {
     let mut work = Work::begin(&cluster);
     work.end();
     cluster.stop_datanode(0).unwrap();
+    let mut told = 0;
     for fault in [Fault::Stalling, Fault::StallingAt(Call::List)] {
         sick.set(fault);
         cluster.start_datanode(0).unwrap();
         wait_for("the namenode knows of the failed volume", RECOVERED, || {
             TcpStream::connect(cluster.datanode_http_address(0)).ok()?;
             (metric(&cluster, "datanode_volume_failures") == 1).then_some(())
+        });
+        told += 1;
+        wait_for("the namenode says so", RECOVERED, || {
+            (failures_told(&cluster) == told).then_some(())
         });
         let mut writer = work.create("/meanwhile");
         work.library.run(async |client| {

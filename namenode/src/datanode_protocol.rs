@@ -153,6 +153,11 @@ impl Namesystem {
             streams: request.xceiver_count(),
             transfers_running: request.xmits_in_progress(),
             wants_report_lease: request.request_full_block_report_lease(),
+            failed_volumes: request.failed_volumes(),
+            failed_locations: request
+                .volume_failure_summary
+                .map(|summary| summary.failed_storage_locations)
+                .unwrap_or_default(),
             storages: request.reports,
         };
         let reply = self.blocks.heartbeat(&request.registration.datanode_id.datanode_uuid, &beat);

@@ -76,6 +76,8 @@ pub(crate) struct Node {
     pub recent: RecentChanges,
     /// The balancer's bandwidth it was told since it registered.
     pub bandwidth_told: Option<u64>,
+    /// As its last heartbeat says.
+    pub failed_volumes: u32,
     /// Blocks promised in the current and in the previous [`SCHEDULED_ROLL_MS`]; older promises are
     /// forgotten, for their blocks may never be reported.
     scheduled: [u32; 2],
@@ -155,6 +157,7 @@ impl Datanodes {
             node.heartbeat_ms = now_ms;
             node.heartbeat_time_ms = time_ms;
             node.bandwidth_told = None;
+            node.failed_volumes = 0;
             if !std::mem::replace(&mut node.alive, true) {
                 self.live.push(index);
             }
@@ -480,6 +483,7 @@ impl Node {
             invalidations: Invalidations::default(),
             recent: RecentChanges::default(),
             bandwidth_told: None,
+            failed_volumes: 0,
             scheduled: [0; 2],
         }
     }

@@ -7,9 +7,9 @@ use ringfs_protocol::messages::{
 };
 
 use crate::block_manager::RecoveryRequest;
-use crate::datanodes::{NodeIndex, Registration, StorageIndex};
+use crate::datanodes::{Node, NodeIndex, Registration, StorageIndex};
 use crate::error::Result;
-use crate::limits::RECOVERIES_PER_HEARTBEAT;
+use crate::limits::{FAILED_VOLUMES_NAMED_MAX, RECOVERIES_PER_HEARTBEAT};
 use crate::replicas::Replicas;
 
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,9 @@ pub struct Heartbeat {
     pub streams: u32,
     pub transfers_running: u32,
     pub wants_report_lease: bool,
+    pub failed_volumes: u32,
+    /// Where they were, as far as it says.
+    pub failed_locations: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -42,6 +45,25 @@ pub struct TransferOrder {
 
 /// Storages as messages name them: datanodes, storage types and storage ids, an entry each.
 pub type Targets = (Vec<DatanodeInfoProto>, Vec<i32>, Vec<String>);
+
+impl Node {
+    /// Its storages tell which replicas are lost; this tells an operator, also of a volume that failed
+    /// before the datanode registered, which is none of its storages.
+    fn note_failed_volumes(&mut self, beat: &Heartbeat) {
+        let before = std::mem::replace(&mut self.failed_volumes, beat.failed_volumes);
+        if before == beat.failed_volumes {
+            return;
+        }
+        let named = beat.failed_locations.len().min(FAILED_VOLUMES_NAMED_MAX);
+        let volumes = beat.failed_locations[..named].join(", ");
+        let (uuid, host, failed) = (&self.uuid, &self.address.host_name, beat.failed_volumes);
+        if failed > before {
+            tracing::warn!(%uuid, host, failed, before, volumes, "a datanode has failed volumes");
+        } else {
+            tracing::info!(%uuid, host, failed, before, volumes, "volumes of a datanode are back");
+        }
+    }
+}
 
 impl Replicas {
     pub fn register(&mut self, registration: Registration, time_ms: u64) -> Result<()> {
@@ -83,6 +105,7 @@ impl Replicas {
         node.streams = beat.streams;
         node.transfers_running = beat.transfers_running;
         node.recent.expire(self.now_ms);
+        node.note_failed_volumes(beat);
         if self.nodes.update_storages(index, &beat.storages) {
             self.on_loss();
         }

@@ -129,3 +129,6 @@ pub const REPEATED_AFTER_MS: u64 = 900_000;
 
 /// Blocks from the future that are remembered, to be counted and warned of once: one is too many.
 pub const FUTURE_BLOCKS_MAX: usize = 100_000;
+
+/// Failed volumes of one datanode that a log line names: a few hundred bytes each at most.
+pub const FAILED_VOLUMES_NAMED_MAX: usize = 16;

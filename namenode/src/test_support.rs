@@ -128,12 +128,7 @@ impl Fixture {
             storage: Some(storage(uuid)),
             ..StorageReportProto::default()
         };
-        let beat = Heartbeat {
-            storages: vec![report],
-            streams: 0,
-            transfers_running: 0,
-            wants_report_lease: false,
-        };
+        let beat = Heartbeat { storages: vec![report], ..Heartbeat::default() };
         self.namesystem.blocks.heartbeat(uuid, &beat)
     }
 
