@@ -18,6 +18,7 @@
 //! A client that knows no CLOSE_RECOVERY (hdfs-native) loses a datanode at the block's last packet, which
 //! the others have finished with: it resends that packet under STREAMING_RECOVERY, and is let to.
 
+use std::io;
 use std::sync::Arc;
 
 use ringfs_protocol::block::{Block, ExtendedBlock, GenerationStamp, ReplicaState};
@@ -138,7 +139,17 @@ impl Dataset {
         if replica.volume().block_data() == BlockData::Discarded {
             return Ok(());
         }
-        let verified = verify(replica, len).await;
+        let verified = verify(replica, len).await.map_err(|error| match error {
+            // Power took the end of a file, or the header of one.
+            DatanodeError::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                DatanodeError::Corrupt { block: replica.block(), source }
+            }
+            DatanodeError::Storage { why, .. } => DatanodeError::Corrupt {
+                block: replica.block(),
+                source: io::Error::new(io::ErrorKind::InvalidData, why),
+            },
+            error => error,
+        });
         if let Err(DatanodeError::Corrupt { .. }) = verified {
             self.reports().push_bad(replica.volume().storage_id(), replica.block());
         }
@@ -386,7 +397,11 @@ mod tests {
             let new = GenerationStamp(1002);
             for id in 1..=3 {
                 let replica = dataset.replica(POOL, BlockId(id)).unwrap();
-                fs::write(replica.files().data, [7; 1500]).unwrap();
+                match id {
+                    1 => fs::write(replica.files().meta, [0; 19]).unwrap(),
+                    2 => fs::write(replica.files().data, [6; 1499]).unwrap(),
+                    _ => fs::write(replica.files().data, [7; 1500]).unwrap(),
+                }
                 let block = extended(id, 1001, 0);
                 let refused = match id {
                     1 => dataset.recover_append(&block, new, 1500).await.map(drop),

@@ -15,6 +15,9 @@ use std::io;
 use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
 
+/// What a disk writes whole, or not at all.
+const SECTOR_BYTES: u64 = 512;
+
 /// What nearly every meta file has: good enough to count its size without opening it.
 pub const DEFAULT_CHECKSUM: DataChecksum =
     DataChecksum { kind: ChecksumType::Crc32c, bytes_per_checksum: 512 };
@@ -41,7 +44,15 @@ pub fn good_len(
         read_at(start, bytes)?;
         let expected = u32::from_be_bytes(stored[index as usize]);
         // Whatever is stored behind it proved nothing, so it may be the last one, and partial.
-        if let Some(len) = good_prefix(checksum, expected, bytes) {
+        let proven = good_prefix(checksum, expected, u32::MAX, bytes);
+        let proven = proven.or_else(|| {
+            // Behind a header of 7 bytes one checksum of 128 lies across two sectors, and power may keep
+            // the new one's first byte and the old one's others, or the reverse: each fits its prefix.
+            let at = META_HEADER_BYTES as u64 + index * 4;
+            let is_across = at % SECTOR_BYTES == SECTOR_BYTES - 1;
+            is_across.then(|| good_prefix(checksum, expected, 0x00ff_ffff, bytes)).flatten()
+        });
+        if let Some(len) = proven {
             let off_by_one = ringfs_protocol::mutant!("datanode: off by one chunk");
             return Ok(if off_by_one { start } else { start + len });
         }
@@ -54,15 +65,16 @@ pub fn meta_len(checksum: DataChecksum, len: u64) -> u64 {
     META_HEADER_BYTES as u64 + checksum.checksums_len(len)
 }
 
-/// All of `bytes`, or the shorter prefix with this checksum.
-fn good_prefix(checksum: DataChecksum, expected: u32, bytes: &[u8]) -> Option<u64> {
-    if checksum.crc(bytes) == expected {
+/// All of `bytes`, or the shorter prefix with this checksum, as far as `mask` looks at it.
+fn good_prefix(checksum: DataChecksum, expected: u32, mask: u32, bytes: &[u8]) -> Option<u64> {
+    let fits = |crc: u32| crc & mask == expected & mask;
+    if fits(checksum.crc(bytes)) {
         return Some(bytes.len() as u64);
     }
     let mut crc = checksum.crc(&[]);
     for (index, byte) in bytes.iter().enumerate() {
         crc = checksum.crc_append(crc, std::slice::from_ref(byte));
-        if crc == expected {
+        if fits(crc) {
             return Some(index as u64 + 1);
         }
     }
@@ -152,6 +164,16 @@ mod tests {
         let mut checksums = stored(&file[..1200]);
         checksums.extend_from_slice(&[0; 4]);
         assert_eq!(good(&file, &checksums), 1200);
+    }
+
+    #[test]
+    fn a_checksum_across_two_sectors_proves_one_of_its_lengths_when_torn() {
+        let file = data(126 * 512 + 300);
+        let (old, new) = (stored(&file[..126 * 512 + 100]), stored(&file));
+        let torn =
+            |first: &[u8], rest: &[u8]| [&first[..126 * 4 + 1], &rest[126 * 4 + 1..]].concat();
+        assert_eq!(good(&file, &torn(&new, &old)), 126 * 512 + 100);
+        assert_eq!(good(&file, &torn(&old, &new)), 126 * 512 + 300);
     }
 
     #[test]

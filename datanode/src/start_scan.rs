@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
+use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
 use ringfs_protocol::collections::HashMap;
 use ringfs_protocol::meta_file::{self, META_HEADER_BYTES, ReplicaFile};
 use tracing::{info, warn};
@@ -309,7 +310,31 @@ pub(crate) fn cut_to_good_len(
     if meta_len(checksum, len) != stored_len {
         meta.set_len(meta_len(checksum, len))?;
     }
+    mend_last_checksum(checksum, &data, &meta, len)?;
     Ok(len)
+}
+
+/// The last chunk's checksum may be torn where it lies across two sectors, and prove its chunk yet.
+fn mend_last_checksum(
+    checksum: DataChecksum,
+    data: &fs::File,
+    meta: &fs::File,
+    len: u64,
+) -> io::Result<()> {
+    if len == 0 || checksum.kind == ChecksumType::Null {
+        return Ok(());
+    }
+    let chunk_len = u64::from(checksum.bytes_per_checksum);
+    let index = (len - 1) / chunk_len;
+    let mut chunk = vec![0; (len - index * chunk_len) as usize];
+    data.read_exact_at(&mut chunk, index * chunk_len)?;
+    let (mut stored, crc) = ([0; 4], checksum.crc(&chunk).to_be_bytes());
+    let at = META_HEADER_BYTES as u64 + index * 4;
+    meta.read_exact_at(&mut stored, at)?;
+    if stored != crc {
+        meta.write_all_at(&crc, at)?;
+    }
+    Ok(())
 }
 
 fn is_complete(meta_path: &Path, file_len: u64) -> io::Result<bool> {
@@ -335,7 +360,6 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::volume::tests::volume_at;
-    use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
 
     struct Disk {
         volume: Arc<Volume>,

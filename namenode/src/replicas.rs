@@ -256,6 +256,13 @@ impl Replicas {
                 replica.generation_stamp == block.generation_stamp
                     && self.nodes.node_of(replica.storage) == node
             };
+            // A recovery must find whom to ask, or its file stays open for ever.
+            let is_other = |storage: &StorageIndex| {
+                self.nodes.node_of(*storage) != node && self.nodes.is_usable(*storage)
+            };
+            if !open.expected.iter().any(is_other) {
+                return;
+            }
             if let Some(at) = open.replicas.iter().position(is_it) {
                 let replica = open.replicas.remove(at);
                 open.expected.retain(|storage| *storage != replica.storage);

@@ -116,6 +116,11 @@ mod found {
     }
 
     #[test]
+    fn a_checksum_that_is_torn_between_two_sectors_proves_its_chunk() {
+        holds(1_010_313);
+    }
+
+    #[test]
     fn a_flush_that_returns_while_the_pipeline_recovers_is_seen_under_the_new_stamp() {
         holds(1_000_707);
     }
