@@ -135,7 +135,7 @@ pub const PLANTED: &[Planted] = &[
     planted(
         "datanode: finalize an append without a sync",
         HSYNC,
-        10,
+        30,
         "cannot be read",
         "durable bytes lose the names and checksums that readers need",
     ),
