@@ -20,7 +20,7 @@ use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
 use crate::namenode_link::LinkRequests;
 use crate::volume::Volume;
-use crate::volume_health::VolumeFailure;
+use crate::volume_health::{VolumeFailure, now};
 
 /// How often volumes that do not answer are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -115,11 +115,11 @@ impl FailedVolumes {
             why: format!("the disk has not answered for {seconds} s"),
         };
         let health = volume.health();
-        if let Some(waited) = health.unanswered_since().map(|since| since.elapsed())
+        if let Some(waited) = health.unanswered_since().map(|since| now() - since)
             && waited >= self.check_timeout
         {
             volume.mark_failed(&stalled(waited.as_secs()));
-        } else if health.writes_stand_still(tokio::time::Instant::now().into_std()) {
+        } else if health.writes_stand_still(now()) {
             volume.suspect(&DatanodeError::Storage {
                 path: volume.location(),
                 why: "writes are under way, and none has ended of late".into(),

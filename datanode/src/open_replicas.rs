@@ -32,9 +32,9 @@ pub struct OpenReplica {
     buffered: OnceCell<ring::File>,
 }
 
-thread_local! {
-    static OPEN: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
-}
+/// Those of one data thread.
+#[derive(Default)]
+struct Open(RefCell<Vec<Place>>);
 
 struct Place {
     open: Rc<OpenReplica>,
@@ -98,51 +98,50 @@ fn finalized(replica: &Replica) -> Option<(GenerationStamp, u64)> {
 }
 
 fn find(replica: &Arc<Replica>) -> Option<Rc<OpenReplica>> {
-    OPEN.with_borrow_mut(|places| {
-        let place = places.iter_mut().find(|place| Arc::ptr_eq(&place.open.replica, replica))?;
-        place.used = ring::now();
-        place.open.is_current().then(|| place.open.clone())
-    })
+    let open = ring::shared::<Open>();
+    let mut places = open.0.borrow_mut();
+    let place = places.iter_mut().find(|place| Arc::ptr_eq(&place.open.replica, replica))?;
+    place.used = ring::now();
+    place.open.is_current().then(|| place.open.clone())
 }
 
 fn keep(open: Rc<OpenReplica>) {
     let place = Place { open, used: ring::now() };
-    let is_first = OPEN.with_borrow_mut(|places| {
-        let is_first = places.is_empty();
-        places.retain(|other| !Arc::ptr_eq(&other.open.replica, &place.open.replica));
-        if places.len() >= OPEN_REPLICAS_MAX
-            && let Some((oldest, _)) = places.iter().enumerate().min_by_key(|(_, place)| place.used)
-        {
-            close(vec![places.swap_remove(oldest).open]);
-        }
-        places.push(place);
-        is_first
-    });
+    let all = ring::shared::<Open>();
+    let mut places = all.0.borrow_mut();
+    let is_first = places.is_empty();
+    places.retain(|other| !Arc::ptr_eq(&other.open.replica, &place.open.replica));
+    if places.len() >= OPEN_REPLICAS_MAX
+        && let Some((oldest, _)) = places.iter().enumerate().min_by_key(|(_, place)| place.used)
+    {
+        close(vec![places.swap_remove(oldest).open]);
+    }
+    places.push(place);
+    drop(places);
     if is_first {
-        drop(ring::spawn(sweep()));
+        drop(ring::spawn(sweep(all)));
     }
 }
 
-async fn sweep() {
-    let _ends_with_this_task = CloseAll;
-    while OPEN.with_borrow(|places| !places.is_empty()) {
+async fn sweep(all: Rc<Open>) {
+    let all = CloseAll(all);
+    while !all.0.0.borrow().is_empty() {
         ring::sleep(OPEN_REPLICA_SWEEP).await;
         let now = ring::now();
         let is_over = |place: &mut Place| {
             !place.open.is_current() || now.duration_since(place.used) >= OPEN_REPLICA_LIFE
         };
-        let over =
-            OPEN.with_borrow_mut(|places| places.extract_if(.., is_over).collect::<Vec<_>>());
+        let over: Vec<Place> = all.0.0.borrow_mut().extract_if(.., is_over).collect();
         close(over.into_iter().map(|place| place.open).collect());
     }
 }
 
-/// Leaves nothing open for another executor of this thread.
-struct CloseAll;
+/// Closes what is open at the end of the executor's tasks.
+struct CloseAll(Rc<Open>);
 
 impl Drop for CloseAll {
     fn drop(&mut self) {
-        let _ = OPEN.try_with(RefCell::take);
+        drop(self.0.0.take());
     }
 }
 

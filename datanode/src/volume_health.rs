@@ -72,6 +72,11 @@ struct Progress {
     seen: Instant,
 }
 
+/// The real time, or that of a simulated world.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 impl Default for VolumeHealth {
     fn default() -> Self {
         Self {
@@ -85,10 +90,7 @@ impl Default for VolumeHealth {
             writes_begun: AtomicU64::default(),
             writes_ended: AtomicU64::default(),
             write_times: WriteTimes::default(),
-            progress: Mutex::new(Progress {
-                ended: 0,
-                seen: tokio::time::Instant::now().into_std(),
-            }),
+            progress: Mutex::new(Progress { ended: 0, seen: now() }),
         }
     }
 }
@@ -108,7 +110,7 @@ impl VolumeHealth {
 
     pub fn is_stalled(&self) -> bool {
         self.has_overdue.load(Ordering::Relaxed)
-            || self.unanswered_since().is_some_and(|since| since.elapsed() >= STALLED_AFTER)
+            || self.unanswered_since().is_some_and(|since| now() - since >= STALLED_AFTER)
     }
 
     /// Since when the watch waits for the disk, if it does.
@@ -164,10 +166,18 @@ impl VolumeHealth {
 
     /// Notes that the watch waits for the disk while `work` runs.
     pub(crate) fn busy_while<T>(&self, work: impl FnOnce() -> T) -> T {
-        *self.busy_since.lock() = Some(Instant::now());
+        self.wait_begins();
         let done = work();
-        *self.busy_since.lock() = None;
+        self.wait_ends();
         done
+    }
+
+    pub(crate) fn wait_begins(&self) {
+        *self.busy_since.lock() = Some(now());
+    }
+
+    pub(crate) fn wait_ends(&self) {
+        *self.busy_since.lock() = None;
     }
 
     pub(crate) fn write_times(&self) -> &WriteTimes {

@@ -30,12 +30,12 @@ const PROBE_FILE: &str = "disk-check-probe";
 
 /// Watches until the volume is dropped; `failures` is told when it fails.
 pub fn start(volume: &Arc<Volume>, failures: Arc<Notify>) -> Result<()> {
+    let requests = volume.health().check_requests();
     #[cfg(feature = "simulation")]
-    if ringfs_protocol::simulation::is_entered() {
-        // It has one thread, and no disk that could be asked.
+    if let Some(world) = ringfs_protocol::simulation::network() {
+        tokio::spawn(watch_in_world(Arc::downgrade(volume), requests, failures, world));
         return Ok(());
     }
-    let requests = volume.health().check_requests();
     let volume = Arc::downgrade(volume);
     std::thread::Builder::new()
         .name("volume-watch".into())
@@ -60,20 +60,54 @@ fn watch(volume: &Weak<Volume>, requests: &Receiver<()>, failures: &Notify) {
             continue;
         }
         let checked = volume.health().busy_while(|| check(&volume));
-        let outcome = match checked.and(looked) {
-            Ok(()) if volume.health().fails_too_often() => Err(DatanodeError::Storage {
-                path: volume.root().display().to_string(),
-                why: "writes fail again and again, though its checks pass".into(),
-            }),
-            outcome => outcome,
-        };
-        match outcome {
-            Ok(()) => volume.health().cleared(&volume.location()),
-            Err(error) => {
-                volume.mark_failed(&error);
-                failures.notify_one();
-                return;
+        if !passes(&volume, checked.and(looked)) {
+            failures.notify_one();
+            return;
+        }
+    }
+}
+
+/// Clears the volume, or marks it as failed.
+fn passes(volume: &Volume, checked: Result<()>) -> bool {
+    let outcome = match checked {
+        Ok(()) if volume.health().fails_too_often() => Err(DatanodeError::Storage {
+            path: volume.root().display().to_string(),
+            why: "writes fail again and again, though its checks pass".into(),
+        }),
+        outcome => outcome,
+    };
+    match outcome {
+        Ok(()) => volume.health().cleared(&volume.location()),
+        Err(error) => volume.mark_failed(&error),
+    }
+    !volume.is_failed()
+}
+
+/// The same for a world, which has one thread, and no disk but the one that it answers for.
+#[cfg(feature = "simulation")]
+async fn watch_in_world(
+    watched: Weak<Volume>,
+    requests: Receiver<()>,
+    failures: Arc<Notify>,
+    world: Arc<dyn ringfs_protocol::simulation::Network>,
+) {
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let checking = match watched.upgrade() {
+            Some(volume) if volume.is_failed() => return,
+            Some(_) if requests.try_recv().is_err() => continue,
+            Some(volume) => {
+                volume.health().wait_begins();
+                world.check_disk(volume.root())
             }
+            None => return,
+        };
+        let checked = checking.await.or_else(pass_full);
+        let Some(volume) = watched.upgrade() else { return };
+        volume.health().wait_ends();
+        if !passes(&volume, checked.map_err(DatanodeError::io("checking in a world"))) {
+            failures.notify_one();
+            return;
         }
     }
 }

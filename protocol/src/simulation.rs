@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,11 +19,15 @@ use crate::rpc::server::Call;
 pub type Answering = Pin<Box<dyn Future<Output = io::Result<Result<Bytes, RemoteError>>> + Send>>;
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
 
+pub type Checking = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
 pub trait Network: Send + Sync {
     /// An error of the outer kind says that the connection failed: the call may have run or not.
     fn call(&self, address: &str, call: Call) -> Answering;
     /// Connects `host` to a datanode's data port.
     fn connect(&self, host: &str, address: &str) -> Connecting;
+    /// Asks the disk below the directory to take bytes and to give them back; resolves when it answers.
+    fn check_disk(&self, directory: &Path) -> Checking;
     /// What is seen happens on the thread that sees it: the world must not be locked there.
     fn see(&self, sight: Sight<'_>);
 }

@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -62,6 +63,8 @@ pub struct Executor {
     /// When the driver was last asked for completions.
     turned_at: Cell<Instant>,
     pub(super) counters: Arc<Counters>,
+    /// What its tasks share, one of each type.
+    shared: RefCell<Vec<Rc<dyn Any>>>,
 }
 
 /// What other threads reach of an executor.
@@ -130,6 +133,7 @@ impl Executor {
             remote: Arc::new(remote),
             pool: RefCell::default(),
             counters,
+            shared: RefCell::default(),
         })
     }
 
@@ -562,6 +566,18 @@ pub fn pool() -> SlabPool {
     let executor = current();
     let pool = executor.pool.borrow().clone();
     pool.expect("a data thread makes its pool before it runs tasks")
+}
+
+/// What the tasks of this thread share under this type, made by the first that asks.
+pub fn shared<T: Default + 'static>() -> Rc<T> {
+    let executor = current();
+    let mut shared = executor.shared.borrow_mut();
+    if let Some(there) = shared.iter().find_map(|value| value.clone().downcast().ok()) {
+        return there;
+    }
+    let new = Rc::<T>::default();
+    shared.push(new.clone());
+    new
 }
 
 /// What this thread and its fellows have done.

@@ -12,9 +12,15 @@
 
 use std::collections::VecDeque;
 use std::ffi::CString;
+#[cfg(feature = "simulation")]
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+#[cfg(feature = "simulation")]
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+#[cfg(feature = "simulation")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -25,6 +31,8 @@ use super::driver::Operation;
 use super::executor::current;
 use super::file::{File, c_path, run, submit, waits_below};
 use super::message::SendMessage;
+#[cfg(feature = "simulation")]
+use super::simulated::FileStep;
 
 /// The threads that do the file work of one volume; they end with the last handle.
 #[derive(Clone, Debug)]
@@ -204,6 +212,30 @@ impl FileWork {
             Ok(_) => unreachable!("an operation comes back as it was submitted"),
             Err(error) => FileWorkDone { created: Vec::new(), failure: Some((0, error.into())) },
         }
+    }
+
+    /// Its steps for a model of the kernel, which has the bytes and not where they lie.
+    #[cfg(feature = "simulation")]
+    pub(super) fn modelled(&self) -> Vec<FileStep> {
+        let path = |path: &CString| PathBuf::from(OsStr::from_bytes(path.as_bytes()));
+        let modelled = |step: &Step| match step {
+            Step::Create { path: name } => {
+                FileStep::Create { path: path(name), flags: CREATE.bits() as i32, mode: MODE }
+            }
+            Step::Write { file, message, offset } => {
+                FileStep::Write { file: file.clone(), bytes: message.to_vec(), offset: *offset }
+            }
+            Step::SetLen { file, len } => FileStep::SetLen { file: file.clone(), len: *len },
+            Step::Rename { from, to } => FileStep::Rename { from: path(from), to: path(to) },
+        };
+        self.steps.iter().map(modelled).collect()
+    }
+
+    /// What the model has done of it.
+    #[cfg(feature = "simulation")]
+    pub(super) fn end_modelled(&mut self, done: usize, created: Vec<OwnedFd>) {
+        self.done = done;
+        self.created = created;
     }
 
     fn take_created(&mut self) -> Vec<File> {

@@ -106,6 +106,18 @@ impl SendMessage {
         self.sent = 0;
     }
 
+    /// What is not sent yet, copied.
+    #[cfg(feature = "simulation")]
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in self.iovecs() {
+            // SAFETY: the range lies in a buffer that this message holds.
+            let part = unsafe { std::slice::from_raw_parts(part.iov_base.cast(), part.iov_len) };
+            bytes.extend_from_slice(part);
+        }
+        bytes
+    }
+
     /// Ranges that are not sent yet.
     pub fn parts(&self) -> usize {
         self.buffers.len() - self.sent

@@ -50,7 +50,7 @@ use crate::limits::DISK_OPERATION_TIMEOUT;
 
 pub use buffers::{Buffer, BufferMut, Recycler, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
 pub use executor::{
-    Executor, Job, LocalTask, Remote, TaskHandle, counters, executor_id, now, pool, spawn,
+    Executor, Job, LocalTask, Remote, TaskHandle, counters, executor_id, now, pool, shared, spawn,
 };
 pub use file::{File, OpenOptions, WriteAll, use_workers_below};
 pub use file_work::{FileWork, FileWorkDone, FileWorkers};

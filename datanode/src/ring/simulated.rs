@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -17,6 +18,8 @@ use std::time::Instant;
 
 use super::driver::{Completion, Driver, Operation, Outcome, Patience};
 use super::executor::Executor;
+use super::file_work::FileWork;
+use super::message::ReceiveMessage;
 use super::net::Sockets;
 use crate::counters::Counters;
 
@@ -88,6 +91,33 @@ pub enum Request {
         path: PathBuf,
         mode: u32,
     },
+    /// One step after the other, up to the first that fails.
+    FileWork {
+        steps: Vec<FileStep>,
+    },
+}
+
+#[derive(Debug)]
+pub enum FileStep {
+    Create {
+        path: PathBuf,
+        flags: i32,
+        mode: u32,
+    },
+    /// To an open file, or to the one of that number that the work creates.
+    Write {
+        file: Result<Descriptor, usize>,
+        bytes: Vec<u8>,
+        offset: u64,
+    },
+    SetLen {
+        file: Descriptor,
+        len: u64,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
 }
 
 #[derive(Debug)]
@@ -96,13 +126,19 @@ pub struct Answer {
     pub result: io::Result<u32>,
     /// What a read or receive has brought.
     pub bytes: Vec<u8>,
-    /// A file's length, where that was asked.
+    /// A file's length, where that was asked; the steps that were done of file work.
     pub len: u64,
+    /// By file work.
+    pub created: Vec<OwnedFd>,
 }
 
 /// The kernel of one simulated host.
 pub trait Kernel: Sockets {
     fn submit(&mut self, token: u64, request: Request);
+    /// Sends as much as can be without waiting; `None` if that is nothing.
+    fn send_at_once(&mut self, fd: &Descriptor, bytes: &[u8]) -> Option<io::Result<u32>>;
+    /// Receives what is there, or the end of the stream; `None` if that must be waited for.
+    fn receive_at_once(&mut self, fd: &Descriptor, len: usize) -> Option<io::Result<Vec<u8>>>;
     /// The request ends early, and is answered nevertheless.
     fn cancel(&mut self, token: u64);
     /// What has ended since the last call.
@@ -123,6 +159,7 @@ enum Memory {
     Into(Vec<(*mut u8, usize)>),
     From { ranges: Vec<(*const u8, usize)>, copy: Vec<u8> },
     Status(*mut libc::statx),
+    FileWork(*mut FileWork),
 }
 
 /// An executor on a model, with a pool of `slabs` slabs. `wake_up` is called when another host, or
@@ -146,15 +183,38 @@ impl<K: Kernel> Driver for SimulatedDriver<K> {
         self.kernel.submit(token, request);
     }
 
+    fn attempt(&mut self, operation: &mut Operation) -> Option<io::Result<u32>> {
+        match operation {
+            Operation::SendMessage { fd, message } => {
+                self.kernel.send_at_once(fd, &message.to_vec())
+            }
+            Operation::Send { fd, buffer, from } => self.kernel.send_at_once(fd, &buffer[*from..]),
+            Operation::ReceiveMessage { fd, message } => {
+                let ranges = ranges_of(message);
+                let received = self.kernel.receive_at_once(fd, total(&ranges))?;
+                Some(received.map(|bytes| {
+                    // SAFETY: the ranges are the message's, which is in nobody else's hands.
+                    unsafe { bring(&bytes, ranges) };
+                    bytes.len() as u32
+                }))
+            }
+            _ => None,
+        }
+    }
+
     fn cancel(&mut self, token: u64) {
         self.kernel.cancel(token);
     }
 
+    fn does_file_work(&self) -> bool {
+        true
+    }
+
     fn turn(&mut self, _: Patience, completions: &mut Vec<Completion>) -> io::Result<()> {
-        for (token, answer) in self.kernel.take_ended() {
+        for (token, mut answer) in self.kernel.take_ended() {
             let memory = self.in_flight.remove(&token).expect("it was submitted, and ends once");
             // SAFETY: the operation is in the executor's table until this completion.
-            let result = unsafe { settle(memory, &answer) }.and(answer.result);
+            let result = unsafe { settle(memory, &mut answer) }.and(answer.result);
             completions.push(Completion { token, outcome: Outcome::of(result) });
         }
         Ok(())
@@ -184,19 +244,11 @@ impl<K: Kernel> Driver for SimulatedDriver<K> {
 /// # Safety
 ///
 /// The operation's memory is where it was when it was submitted.
-unsafe fn settle(memory: Memory, answer: &Answer) -> io::Result<()> {
+unsafe fn settle(memory: Memory, answer: &mut Answer) -> io::Result<()> {
     match memory {
         Memory::None => {}
-        Memory::Into(ranges) => {
-            let mut rest = &answer.bytes[..];
-            for (base, len) in ranges {
-                let (front, behind) = rest.split_at(rest.len().min(len));
-                // SAFETY: the range is as long, and nobody else's until the completion.
-                unsafe { base.copy_from(front.as_ptr(), front.len()) };
-                rest = behind;
-            }
-            assert!(rest.is_empty(), "the model brings no more than it was asked for");
-        }
+        // SAFETY: the ranges are nobody else's until the completion.
+        Memory::Into(ranges) => unsafe { bring(&answer.bytes, ranges) },
         Memory::From { ranges, copy } => {
             let mut at = 0;
             for (base, len) in ranges {
@@ -208,8 +260,37 @@ unsafe fn settle(memory: Memory, answer: &Answer) -> io::Result<()> {
         }
         // SAFETY: the status is boxed in the operation.
         Memory::Status(status) => unsafe { (*status).stx_size = answer.len },
+        Memory::FileWork(work) => {
+            let created = std::mem::take(&mut answer.created);
+            // SAFETY: the work is boxed in the operation.
+            unsafe { (*work).end_modelled(answer.len as usize, created) };
+        }
     }
     Ok(())
+}
+
+fn ranges_of(message: &ReceiveMessage) -> Vec<(*mut u8, usize)> {
+    message.iovecs().iter().map(|part| (part.iov_base.cast(), part.iov_len)).collect()
+}
+
+fn total(ranges: &[(*mut u8, usize)]) -> usize {
+    ranges.iter().map(|(_, len)| len).sum()
+}
+
+/// Copies `bytes` into the ranges, one after the other.
+///
+/// # Safety
+///
+/// The ranges are as long as they say, and nobody else's.
+unsafe fn bring(bytes: &[u8], ranges: Vec<(*mut u8, usize)>) {
+    let mut rest = bytes;
+    for (base, len) in ranges {
+        let (front, behind) = rest.split_at(rest.len().min(len));
+        // SAFETY: as the caller has it.
+        unsafe { base.copy_from(front.as_ptr(), front.len()) };
+        rest = behind;
+    }
+    assert!(rest.is_empty(), "the model brings no more than it was asked for");
 }
 
 fn request(operation: &mut Operation) -> (Request, Memory) {
@@ -233,10 +314,8 @@ fn request(operation: &mut Operation) -> (Request, Memory) {
             (Request::Receive { fd: fd.clone(), len }, Memory::Into(vec![(base, len)]))
         }
         Operation::ReceiveMessage { fd, message } => {
-            let ranges: Vec<_> =
-                message.iovecs().iter().map(|part| (part.iov_base.cast(), part.iov_len)).collect();
-            let len = ranges.iter().map(|(_, len)| len).sum();
-            (Request::Receive { fd: fd.clone(), len }, Memory::Into(ranges))
+            let ranges = ranges_of(message);
+            (Request::Receive { fd: fd.clone(), len: total(&ranges) }, Memory::Into(ranges))
         }
         Operation::Send { fd, buffer, from: start } => {
             let rest = &buffer[*start..];
@@ -251,6 +330,9 @@ fn request(operation: &mut Operation) -> (Request, Memory) {
         }
         Operation::Status { fd, status } => {
             (Request::Length { fd: fd.clone() }, Memory::Status(&raw mut **status))
+        }
+        Operation::FileWork { work, .. } => {
+            (Request::FileWork { steps: work.modelled() }, Memory::FileWork(&raw mut **work))
         }
         operation => (without_memory(operation), Memory::None),
     }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use ringfs_datanode::counters::Counters;
 use ringfs_datanode::dataset::Dataset;
+use ringfs_datanode::error::DatanodeError;
 use ringfs_datanode::ring::Executor;
 use ringfs_datanode::ring::simulated::new_executor;
 use ringfs_datanode::simulation::{self as datanode, DatanodeConfig};
@@ -42,9 +43,6 @@ const ROUNDS_MAX: u32 = 100_000;
 const LONGEST_STEP: Duration = Duration::from_secs(5);
 /// Steps of one world: a hundred times what the longest needs.
 const STEPS_MAX: u64 = 20_000_000;
-/// Files that an idle datanode may hold open: what its former processes kept open for readers stays so,
-/// as all of them share one thread.
-const OPEN_FILES_MAX: usize = 8;
 const CACHE_BYTES: usize = 1 << 20;
 pub const NAMENODE: &str = "nn";
 /// The moment at which worlds begin, in milliseconds since the epoch.
@@ -63,6 +61,8 @@ pub struct DatanodeHost {
     pub machine: String,
     runs: u64,
     run: Option<DatanodeRun>,
+    /// It ended because of its disk, and starts again when that answers.
+    awaits_disk: bool,
 }
 
 struct DatanodeRun {
@@ -131,6 +131,7 @@ fn configuration(clients: usize) -> Configuration {
         ("dfs.namenode.lease-hard-limit-sec", "240".to_owned()),
         ("dfs.namenode.reconstruction.pending.timeout-sec", "60".to_owned()),
         ("dfs.blockreport.intervalMsec", "60000".to_owned()),
+        ("dfs.datanode.disk.check.timeout", "15s".to_owned()),
         ("ringfs.datanode.read.cache", "off".to_owned()),
         ("dfs.client.socket-timeout", "20000".to_owned()),
         ("ipc.client.connect.max.retries", "30".to_owned()),
@@ -153,7 +154,12 @@ impl Cluster {
         let database = open_database(&disk).expect("a store in memory");
         namenode::format(&database, &configuration, EPOCH_MS).expect("formatting in memory");
         drop(database);
-        let host = |number| DatanodeHost { machine: format!("dn{number}"), runs: 0, run: None };
+        let host = |number| DatanodeHost {
+            machine: format!("dn{number}"),
+            runs: 0,
+            run: None,
+            awaits_disk: false,
+        };
         Self {
             world,
             configuration,
@@ -274,8 +280,14 @@ impl Cluster {
         );
         let name = process.clone();
         let control = tokio::spawn(async move {
-            if let Err(error) = running.await {
-                world.state().violation(format!("{name} gives up: {error}"));
+            match running.await {
+                Err(DatanodeError::TooManyFailedVolumes { .. }) => {
+                    world.state().fault("datanode: gave up a failed volume");
+                    world.state().gave_up.push(name);
+                    world.touch();
+                }
+                Err(error) => world.state().violation(format!("{name} gives up: {error}")),
+                Ok(()) => {}
             }
         });
         host.run = Some(DatanodeRun { process, executor, control, dataset, counters });
@@ -383,6 +395,29 @@ impl Cluster {
             world.state().trace(|| "the namenode is down".to_owned());
             self.start_namenode();
         }
+        self.look_after_disks().await;
+    }
+
+    /// An operator who starts a datanode again when its disk is whole.
+    async fn look_after_disks(&mut self) {
+        let gave_up = std::mem::take(&mut self.world.state().gave_up);
+        for number in 0..self.datanodes.len() {
+            let host = &mut self.datanodes[number];
+            let ended = host.run.as_ref().is_some_and(|run| gave_up.contains(&run.process));
+            host.awaits_disk |= ended;
+            if ended {
+                self.kill_datanode(number, false).await;
+            }
+            let host = &mut self.datanodes[number];
+            let is_whole = |disk: &Disk| !disk.fails.hangs && !disk.fails.for_all;
+            if host.awaits_disk && self.world.state().disks.get(&host.machine).is_none_or(is_whole)
+            {
+                host.awaits_disk = false;
+                if !self.is_up(number) {
+                    self.start_datanode(number);
+                }
+            }
+        }
     }
 
     async fn settle(&mut self) {
@@ -419,7 +454,7 @@ impl Cluster {
             let state = self.world.state();
             let of_model = state.disks.get(&format!("dn{number}")).map_or(0, Disk::handles);
             let open = state.watch.open_files(number).saturating_sub(of_model);
-            if open > OPEN_FILES_MAX {
+            if open > 0 {
                 leaks.push(format!("dn{number} holds {open} files open while idle"));
             }
         }

@@ -42,6 +42,12 @@ pub struct Failures {
     pub full: bool,
     /// Everything takes seconds.
     pub stalls: bool,
+    /// Nothing ends before this is over.
+    pub hangs: bool,
+    /// Each operation in a piece of work on files may fail.
+    pub file_work: bool,
+    /// A check of the disk meets it as well: the datanode gives it up.
+    pub for_all: bool,
 }
 
 /// What a loss of power took.
@@ -79,8 +85,24 @@ fn eio() -> io::Error {
 }
 
 impl Disk {
+    /// Takes bytes and gives them back.
+    pub fn check(&self) -> io::Result<()> {
+        match self.fails {
+            Failures { for_all: false, .. } => Ok(()),
+            Failures { read: false, write: false, sync: false, full: true, .. } => {
+                Err(io::Error::from_raw_os_error(libc::ENOSPC))
+            }
+            Failures { read: false, write: false, sync: false, .. } => Ok(()),
+            _ => Err(eio()),
+        }
+    }
+
     /// Returns the descriptor's number, as the kernel does.
     pub fn open(&mut self, path: &Path, flags: i32, mode: u32) -> io::Result<u32> {
+        self.open_file(path, flags, mode).map(|file| file.into_raw_fd() as u32)
+    }
+
+    pub fn open_file(&mut self, path: &Path, flags: i32, mode: u32) -> io::Result<File> {
         if self.fails.read {
             return Err(eio());
         }
@@ -107,7 +129,7 @@ impl Disk {
             }
             self.learn(status.ino(), path, creates)?;
         }
-        Ok(file.into_raw_fd() as u32)
+        Ok(file)
     }
 
     fn learn(&mut self, inode: u64, path: &Path, is_new: bool) -> io::Result<()> {

@@ -13,16 +13,22 @@ const BIASED_FAULTS: usize = 6;
 pub const BUSY_FROM: u64 = 1_000;
 /// Seeds from here on meet resets in the middle of packets and disks that stall as well.
 pub const MORE_FROM: u64 = 10_000;
+/// Seeds from here on meet disks that hang, or fail in the middle of work on files, as well.
+pub const HANGS_FROM: u64 = 2_000_000;
 
 /// What must have happened somewhere in the seeds of the tests.
 pub const KINDS: &[&str] = &[
     "client: died",
     "datanode: killed",
+    "datanode: gave up a failed volume",
     "datanode: killed in a packet",
     "datanode: power lost",
     "disk: EIO",
     "disk: ENOSPC",
     "disk: bit rot",
+    "disk: file work cut off",
+    "disk: file work failed in between",
+    "disk: hang",
     "disk: latency",
     "disk: stall",
     "disk: torn sector",
@@ -32,6 +38,9 @@ pub const KINDS: &[&str] = &[
     "namenode: died in a commit",
     "namenode: killed",
     "namenode: power lost",
+    "network: a part is sent at once",
+    "network: a receive would wait",
+    "network: a send would wait",
     "network: call held back",
     "network: delay",
     "network: half-open",
@@ -163,6 +172,7 @@ impl Bias {
 pub const RECOVERIES: &[&str] = &[
     "block recovery",
     "datanode replaced in a pipeline",
+    "failed volume reported",
     "lease ended by itself",
     "lease recovered",
     "lease taken over",
@@ -177,6 +187,7 @@ pub const RECOVERIES: &[&str] = &[
 pub fn recovery_of(method: &str) -> Option<&'static str> {
     Some(match method {
         "commitBlockSynchronization" => "block recovery",
+        "errorReport" => "failed volume reported",
         "getAdditionalDatanode" => "datanode replaced in a pipeline",
         "initReplicaRecovery" => "replica recovery",
         "recoverLease" => "lease recovered",
@@ -239,6 +250,9 @@ impl Plan {
         if seed >= MORE_FROM {
             plan.add_more(rng, span_ms);
         }
+        if seed >= HANGS_FROM {
+            plan.add_hangs(rng, span_ms);
+        }
         // Where disks keep what they were given: each block then has another good replica.
         if kind == Kind::Processes {
             for _ in 0..rng.random_range(0..3) {
@@ -262,6 +276,34 @@ impl Plan {
             let stalls = Failures { stalls: true, ..Failures::default() };
             self.faults.push((at, Fault::FailDisk { number, fails: stalls }));
             let end = at + Duration::from_millis(rng.random_range(1_000..30_000));
+            self.faults.push((end, Fault::MendDisk { number }));
+        }
+    }
+
+    fn add_hangs(&mut self, rng: &mut StdRng, span_ms: u64) {
+        if rng.random_bool(0.5) {
+            return;
+        }
+        let (number, fails) = match self.kind {
+            // Whatever fails does so on the one disk.
+            Kind::Disk if rng.random_bool(0.5) => {
+                (0, Failures { file_work: true, ..Failures::default() })
+            }
+            Kind::Disk => (0, Failures { hangs: true, ..Failures::default() }),
+            Kind::Processes | Kind::Power => {
+                let number = rng.random_range(0..self.datanodes);
+                (number, Failures { hangs: true, ..Failures::default() })
+            }
+        };
+        let at = Duration::from_millis(rng.random_range(0..span_ms));
+        self.faults.push((at, Fault::FailDisk { number, fails }));
+        let end = at + Duration::from_millis(rng.random_range(2_000..90_000));
+        self.faults.push((end, Fault::MendDisk { number }));
+        if self.kind == Kind::Disk {
+            let at = end + Duration::from_millis(rng.random_range(0..20_000));
+            let fails = Failures { sync: true, for_all: true, ..Failures::default() };
+            self.faults.push((at, Fault::FailDisk { number, fails }));
+            let end = at + Duration::from_millis(rng.random_range(5_000..30_000));
             self.faults.push((end, Fault::MendDisk { number }));
         }
     }

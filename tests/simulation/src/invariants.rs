@@ -248,6 +248,13 @@ impl Watch {
         }
     }
 
+    /// As far as the namenode knows the file to be written.
+    pub fn recorded_len(&self, path: &str) -> usize {
+        let located = self.namenode().and_then(|namesystem| namenode::located(&namesystem, path));
+        let blocks = located.map(|located| located.blocks).unwrap_or_default();
+        blocks.iter().map(|block| block.b.num_bytes() as usize).sum()
+    }
+
     /// After faults have long ended: what is not as the namenode takes it to be.
     pub fn at_peace(&self, promise: Promise, datanodes: usize) -> Vec<String> {
         let Some(namesystem) = self.namenode() else {

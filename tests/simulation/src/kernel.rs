@@ -9,15 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use ringfs_datanode::ring::Sockets;
-use ringfs_datanode::ring::simulated::{Answer, Descriptor, Kernel, Request};
+use ringfs_datanode::ring::simulated::{Answer, Descriptor, FileStep, Kernel, Request};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::disk::Disk;
+use crate::file_work::Step;
 use crate::world::{Host, State, World, machine};
+
+/// How often it is looked whether a disk still hangs.
+pub const HANG_POLL: Duration = Duration::from_millis(500);
 
 /// A token and what it got.
 pub type Ended = (u64, Answer);
@@ -26,7 +30,7 @@ pub struct HostKernel {
     world: World,
     host: Host,
     /// What is under way keeps its descriptor open.
-    held: BTreeMap<u64, Descriptor>,
+    held: BTreeMap<u64, Vec<Descriptor>>,
     /// O_DIRECT: file descriptors whose operations must be aligned.
     direct: BTreeSet<i32>,
     opening: BTreeMap<u64, bool>,
@@ -45,8 +49,12 @@ impl HostKernel {
 
     fn hold(&mut self, token: u64, fd: Descriptor) -> u64 {
         let inode = rustix::fs::fstat(&*fd).map_or(0, |status| status.st_ino);
-        self.held.insert(token, fd);
+        self.keep(token, fd);
         inode
+    }
+
+    fn keep(&mut self, token: u64, fd: Descriptor) {
+        self.held.entry(token).or_default().push(fd);
     }
 
     /// Has `operate` done on the host's disk some time from now.
@@ -57,16 +65,8 @@ impl HostKernel {
         operate: impl FnOnce(&mut Disk) -> io::Result<Done> + Send + 'static,
     ) {
         let mut state = self.world.state();
-        let slow = state.chance(0.02);
-        let mut latency = state.millis(if slow { 5..60 } else { 0..4 });
         let host = self.host.clone();
-        if slow {
-            state.count("disk: latency");
-        }
-        if state.disks.get(machine(&host)).is_some_and(|disk| disk.fails.stalls) {
-            latency += state.millis(500..9_000);
-            state.fault("disk: stall");
-        }
+        let latency = state.disk_latency(machine(&host));
         let operation = Box::new(operate);
         let id = (self.host.clone(), token);
         state.disks.entry(machine(&host).to_owned()).or_default();
@@ -94,7 +94,7 @@ pub fn answer(result: io::Result<Done>) -> Answer {
         Ok(done) => (Ok(done.number), done.bytes, done.len),
         Err(error) => (Err(error), Vec::new(), 0),
     };
-    Answer { result, bytes, len }
+    Answer { result, bytes, len, created: Vec::new() }
 }
 
 fn done(result: io::Result<()>) -> io::Result<Done> {
@@ -156,11 +156,19 @@ impl Kernel for HostKernel {
         }
     }
 
+    fn send_at_once(&mut self, fd: &Descriptor, bytes: &[u8]) -> Option<io::Result<u32>> {
+        self.world.state().send_at_once(&self.host, fd.as_raw_fd(), bytes)
+    }
+
+    fn receive_at_once(&mut self, fd: &Descriptor, len: usize) -> Option<io::Result<Vec<u8>>> {
+        self.world.state().receive_at_once(&self.host, fd.as_raw_fd(), len)
+    }
+
     fn cancel(&mut self, token: u64) {
         let mut state = self.world.state();
         let cancelled = io::Error::from_raw_os_error(libc::ECANCELED);
         let id = (self.host.clone(), token);
-        if !state.network.forget(&id) {
+        if !state.network.forget(&id) && !state.cut_file_work_off(&id) {
             state.end_disk_operation_early(&self.host, token);
         }
         if !state.has_ended(&self.host, token) {
@@ -173,6 +181,9 @@ impl Kernel for HostKernel {
         let ended = ended.unwrap_or_default();
         for (token, answer) in &ended {
             self.held.remove(token);
+            for file in &answer.created {
+                self.direct.remove(&file.as_raw_fd());
+            }
             let number = answer.result.as_ref().map_or(-1, |number| *number as i32);
             match self.opening.remove(token) {
                 Some(true) => drop(self.direct.insert(number)),
@@ -224,30 +235,51 @@ impl HostKernel {
             }
             Request::Receive { fd, len } => {
                 let socket = fd.as_raw_fd();
-                self.held.insert(token, fd);
+                self.keep(token, fd);
                 self.world.state().receive(&self.host, socket, token, len);
             }
             Request::Send { fd, bytes } => {
                 let socket = fd.as_raw_fd();
-                self.held.insert(token, fd);
+                self.keep(token, fd);
                 self.world.state().send(&self.host, socket, token, bytes);
             }
             Request::AwaitReadable { fd } => {
                 let socket = fd.as_raw_fd();
-                self.held.insert(token, fd);
+                self.keep(token, fd);
                 self.world.state().receive(&self.host, socket, token, 0);
             }
             Request::Accept { fd } => {
                 let socket = fd.as_raw_fd();
-                self.held.insert(token, fd);
+                self.keep(token, fd);
                 self.world.state().accept(&self.host, socket, token);
             }
             Request::Connect { fd, address } => {
                 let socket = fd.as_raw_fd();
-                self.held.insert(token, fd);
+                self.keep(token, fd);
                 self.world.state().connect(&self.host, socket, token, address);
             }
+            Request::FileWork { steps } => {
+                let steps = steps.into_iter().map(|step| self.step(token, step)).collect();
+                self.world.state().begin_file_work(&self.host, token, steps);
+            }
             request => unreachable!("{request:?} is for the page cache, which is switched off"),
+        }
+    }
+
+    /// What of a step can be done by the world, which holds no descriptors of ours.
+    fn step(&mut self, token: u64, step: FileStep) -> Step {
+        match step {
+            FileStep::Create { path, flags, mode } => Step::Create { path, flags, mode },
+            FileStep::Write { file: Ok(fd), bytes, offset } => {
+                let must_fail = self.must_be_aligned(fd.as_raw_fd(), bytes.len(), offset);
+                assert!(!must_fail, "file work goes through the page cache");
+                Step::Write { file: Ok(self.hold(token, fd)), bytes, offset }
+            }
+            FileStep::Write { file: Err(number), bytes, offset } => {
+                Step::Write { file: Err(number), bytes, offset }
+            }
+            FileStep::SetLen { file, len } => Step::SetLen { inode: self.hold(token, file), len },
+            FileStep::Rename { from, to } => Step::Rename { from, to },
         }
     }
 
@@ -311,7 +343,7 @@ impl Sockets for HostKernel {
     }
 }
 
-fn name(path: &std::path::Path) -> String {
+pub fn name(path: &std::path::Path) -> String {
     path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
 }
 
@@ -324,7 +356,37 @@ impl State {
         self.ended.get(host).is_some_and(|ended| ended.iter().any(|(other, _)| *other == token))
     }
 
+    /// How long a disk takes to answer, unless it hangs.
+    pub fn disk_latency(&mut self, machine: &str) -> Duration {
+        let slow = self.chance(0.02);
+        let mut latency = self.millis(if slow { 5..60 } else { 0..4 });
+        if slow {
+            self.count("disk: latency");
+        }
+        if self.disks.get(machine).is_some_and(|disk| disk.fails.stalls) {
+            latency += self.millis(500..9_000);
+            self.fault("disk: stall");
+        }
+        latency
+    }
+
+    pub fn hangs(&mut self, machine: &str) -> bool {
+        let hangs = self.disks.get(machine).is_some_and(|disk| disk.fails.hangs);
+        if hangs {
+            self.count("disk: hang");
+        }
+        hangs
+    }
+
     fn end_disk_operation(&mut self, host: &str, token: u64) {
+        if self.hangs(machine(host)) {
+            let host = host.to_owned();
+            return self.schedule(HANG_POLL, move |state| state.end_disk_operation(&host, token));
+        }
+        self.carry_out(host, token);
+    }
+
+    fn carry_out(&mut self, host: &str, token: u64) {
         let id = (host.to_owned(), token);
         let Some((what, operation)) = self.network.disk_operations.remove(&id) else { return };
         let Some(disk) = self.disks.get_mut(machine(host)) else { return };
@@ -344,7 +406,7 @@ impl State {
         let takes_effect = self.rng.random_bool(0.5);
         let id = (host.to_owned(), token);
         if takes_effect {
-            self.end_disk_operation(host, token);
+            self.carry_out(host, token);
         } else {
             self.network.disk_operations.remove(&id);
         }

@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod faults;
+pub mod file_work;
 pub mod invariants;
 pub mod kernel;
 pub mod network;

@@ -17,6 +17,7 @@ use ringfs_datanode::ring::simulated::Answer;
 use ringfs_protocol::simulation::Stream;
 use tokio::time::Instant;
 
+use crate::file_work::FileWork;
 use crate::kernel::DiskOperation;
 use crate::world::{Host, State, World, machine};
 
@@ -38,6 +39,7 @@ pub struct Network {
     pub blocked: BTreeSet<(Host, Host)>,
     pub addresses: BTreeMap<Host, SocketAddr>,
     pub disk_operations: BTreeMap<OperationId, (String, DiskOperation)>,
+    pub file_works: BTreeMap<OperationId, FileWork>,
     next_port: u16,
     posted: u64,
     /// The last posted of the parcels that have arrived.
@@ -177,7 +179,7 @@ fn reset() -> io::Error {
 }
 
 fn number(result: io::Result<u32>) -> Answer {
-    Answer { result, bytes: Vec::new(), len: 0 }
+    Answer { result, bytes: Vec::new(), len: 0, created: Vec::new() }
 }
 
 /// Sockets of executors.
@@ -336,6 +338,64 @@ impl State {
         self.progress(id);
     }
 
+    /// Sends a part of what there is room for, or nothing, as the seed has it.
+    pub fn send_at_once(
+        &mut self,
+        host: &str,
+        socket: i32,
+        bytes: &[u8],
+    ) -> Option<io::Result<u32>> {
+        let Some(id) = self.network.end_of(host, socket) else {
+            return Some(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let end = self.network.end(id)?;
+        if end.is_reset || end.is_closed {
+            return Some(Err(io::Error::from_raw_os_error(libc::EPIPE)));
+        }
+        let mut count = self.room(id).min(bytes.len());
+        if count == 0 || self.chance(0.2) {
+            self.count("network: a send would wait");
+            return None;
+        }
+        if self.chance(0.1) {
+            count = self.rng.random_range(1..=count);
+        }
+        if count < bytes.len() {
+            self.count("network: a part is sent at once");
+        }
+        self.dispatch(id, bytes[..count].to_vec());
+        Some(Ok(count as u32))
+    }
+
+    pub fn receive_at_once(
+        &mut self,
+        host: &str,
+        socket: i32,
+        len: usize,
+    ) -> Option<io::Result<Vec<u8>>> {
+        let Some(id) = self.network.end_of(host, socket) else {
+            return Some(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let (waits, fewer) = (self.chance(0.2), self.rng.random_range(1..=64 << 10));
+        let end = self.network.end(id)?;
+        if end.arrived.is_empty() {
+            return match (end.is_reset, end.at_end || end.is_closed) {
+                (true, _) => Some(Err(reset())),
+                (false, true) => Some(Ok(Vec::new())),
+                (false, false) => None,
+            };
+        }
+        if waits {
+            self.count("network: a receive would wait");
+            return None;
+        }
+        let mut bytes = vec![0; end.arrived.len().min(len).min(fewer)];
+        take_front(&mut end.arrived, &mut bytes);
+        self.progress_send(id.peer());
+        self.wake_writer(id.peer());
+        Some(Ok(bytes))
+    }
+
     pub fn shut_down(&mut self, host: &str, socket: i32) {
         if let Some(id) = self.network.end_of(host, socket) {
             self.close(id);
@@ -383,7 +443,7 @@ impl State {
             let count = end.arrived.len().min(len).min(fewer);
             let mut bytes = vec![0; count];
             take_front(&mut end.arrived, &mut bytes);
-            Answer { result: Ok(count as u32), bytes, len: 0 }
+            Answer { bytes, ..number(Ok(count as u32)) }
         };
         self.end(&host, token, answer);
         self.progress_send(id.peer());
@@ -606,6 +666,7 @@ impl State {
     pub fn forget_process(&mut self, host: &str) {
         self.ended.remove(host);
         self.network.disk_operations.retain(|(owner, _), _| owner != host);
+        self.network.file_works.retain(|(owner, _), _| owner != host);
     }
 }
 

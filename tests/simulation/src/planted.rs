@@ -174,6 +174,13 @@ pub const PLANTED: &[Planted] = &[
         "cannot be read",
         "replicas keep what the recovery dropped",
     ),
+    planted(
+        "datanode: reopen under one stamp only",
+        Bias::OneDies,
+        30,
+        "for one datanode's death",
+        "a recovery that is tried again finds no replica that it may take",
+    ),
     planted("datanode: scrub without looking", Bias::Rot, 10, "in vain", "rot stays"),
     planted(
         "datanode: show whole chunks only",

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +17,12 @@ use prost::Message;
 use ringfs_protocol::RemoteError;
 use ringfs_protocol::messages::ReportBadBlocksRequestProto;
 use ringfs_protocol::rpc::server::{Call, CallError, Caller, RpcService};
-use ringfs_protocol::simulation::{self, Answering, Connecting, Sight};
+use ringfs_protocol::simulation::{self, Answering, Checking, Connecting, Sight};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::faults;
+use crate::kernel::HANG_POLL;
 use crate::network::ClientStream;
 use crate::world::{World, machine};
 
@@ -215,6 +217,22 @@ impl World {
 impl simulation::Network for World {
     fn call(&self, address: &str, call: Call) -> Answering {
         Box::pin(self.clone().exchange(address.to_owned(), call))
+    }
+
+    fn check_disk(&self, directory: &Path) -> Checking {
+        let name = directory.file_name().unwrap_or_default();
+        let (world, machine) = (self.clone(), name.to_string_lossy().into_owned());
+        Box::pin(async move {
+            let latency = world.state().disk_latency(&machine);
+            tokio::time::sleep(latency).await;
+            while world.state().hangs(&machine) {
+                tokio::time::sleep(HANG_POLL).await;
+            }
+            let mut state = world.state();
+            let checked = state.disks.entry(machine.clone()).or_default().check();
+            state.trace(|| format!("{machine} is checked: {checked:?}"));
+            checked
+        })
     }
 
     fn see(&self, sight: Sight<'_>) {

@@ -337,15 +337,20 @@ impl FileOracle {
         self.synced.retain(|range| !range.is_empty());
     }
 
-    /// Whether no byte that readers have seen may be lost: a sync leaves out the blocks before its own.
-    fn is_all_promised(&self, promise: Promise) -> bool {
+    /// Whether no byte that readers have seen may be lost: a sync leaves out the blocks before its own,
+    /// and a flush whose answer was lost has given `recorded` to the namenode.
+    fn is_all_promised(&self, promise: Promise, recorded: usize) -> bool {
         let mut ranges = self.promised_ranges(promise);
         ranges.sort_by_key(|range| range.start);
         let joined = |end: usize, range: &Range<usize>| match range.start <= end {
             true => end.max(range.end),
             false => end,
         };
-        ranges.iter().fold(0, joined) >= self.flushed
+        let seen = match promise {
+            Promise::Flushed => self.flushed,
+            Promise::Synced => self.flushed.max(recorded),
+        };
+        ranges.iter().fold(0, joined) >= seen
     }
 
     /// Nothing from `len` on is promised; what is being read says nothing.
@@ -490,10 +495,12 @@ impl Reader {
             }
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
+        let watch = self.world.state().watch.clone();
+        let recorded = watch.recorded_len(path);
         let may_be_lost = {
             let oracle = self.oracle.lock();
             let file = oracle.iter().find(|file| file.path == path);
-            file.is_some_and(|file| !file.is_all_promised(self.promise))
+            file.is_some_and(|file| !file.is_all_promised(self.promise, recorded))
         };
         // A block that was promised to readers, and that no datanode has since all lost power, is
         // waited for: nobody knows that it will never come back.
@@ -548,9 +555,10 @@ mod tests {
             synced: synced.to_vec(),
             ..FileOracle::default()
         };
-        let all = |synced| file(synced).is_all_promised(Promise::Synced);
+        let all = |synced| file(synced).is_all_promised(Promise::Synced, 0);
         assert!(all(&[200..300, 0..100, 100..200]) && all(&[0..300]));
         assert!(!all(&[200..300]) && !all(&[0..100, 200..300]) && !all(&[0..299]) && !all(&[]));
-        assert!(file(&[]).is_all_promised(Promise::Flushed));
+        assert!(!file(&[0..300]).is_all_promised(Promise::Synced, 301));
+        assert!(file(&[]).is_all_promised(Promise::Flushed, 301));
     }
 }

@@ -49,6 +49,8 @@ pub struct State {
     pub network: Network,
     pub disks: BTreeMap<Host, Disk>,
     pub services: Services,
+    /// Datanodes' processes that have ended because of their disk.
+    pub gave_up: Vec<String>,
     /// Operations of each host's executor that have ended and were not taken.
     pub ended: BTreeMap<Host, Vec<Ended>>,
     pub faults: BTreeMap<&'static str, u64>,
@@ -81,6 +83,7 @@ impl World {
             network: Network::default(),
             disks: BTreeMap::new(),
             services: Services::default(),
+            gave_up: Vec::new(),
             ended: BTreeMap::new(),
             faults: BTreeMap::new(),
             recoveries: BTreeMap::new(),

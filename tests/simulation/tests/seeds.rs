@@ -33,7 +33,8 @@ fn a_seed_does_the_same_again() {
 /// Calm seeds, busy ones, and such that meet every fault: two minutes on two cores.
 #[test]
 fn seeds_in_turn_lose_nothing() {
-    let seeds: Vec<u64> = (200..280).chain(1_200..1_240).chain(20_000..20_080).collect();
+    let seeds: Vec<u64> =
+        (200..280).chain(1_200..1_240).chain(20_000..20_060).chain(2_000_000..2_000_040).collect();
     let next = AtomicUsize::new(0);
     let faults = Mutex::new(BTreeMap::<&str, u64>::new());
     let live = || {
@@ -128,6 +129,7 @@ mod found {
     #[test]
     fn a_lease_on_a_block_before_the_synced_one_may_wait_for_what_power_took() {
         holds(11_000_980);
+        holds(20_019);
     }
 
     #[test]
