@@ -343,8 +343,13 @@ impl Sockets for HostKernel {
     }
 }
 
+/// A file's name as the log has it: without the process number that files to be deleted have in theirs.
 pub fn name(path: &std::path::Path) -> String {
-    path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
+    let name = path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+    match name.strip_prefix("deleted-").and_then(|rest| rest.split_once('-')) {
+        Some((_process, number)) => format!("deleted-{number}"),
+        None => name,
+    }
 }
 
 impl State {

@@ -122,8 +122,8 @@ pub const PLANTED: &[Planted] = &[
         "datanode: believe a file's length at start",
         Bias::AllDie,
         10,
-        "flushed for",
-        "padding counts as data after a restart",
+        "cannot be read",
+        "padding counts as data after a restart, and no reader finds it whole",
     ),
     planted(
         "datanode: checksum before its data",
@@ -270,8 +270,8 @@ pub const PLANTED: &[Planted] = &[
         "namenode: forget a pipeline's stamp",
         Bias::OneDies,
         10,
-        "has no replica",
-        "replicas of a recovered pipeline look false",
+        "for one datanode's death",
+        "a recovered pipeline is not the block's any more",
     ),
     planted(
         "namenode: ignore reports of rot",
