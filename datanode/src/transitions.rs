@@ -159,7 +159,8 @@ impl Dataset {
     }
 
     /// The end of TRANSFER_RBW: what was TEMPORARY is a replica of a pipeline that goes on.
-    /// Its bytes may have been durable where they came from.
+    /// Its bytes may have been durable where they came from. RECEIVING is queued: should the pipeline
+    /// never reach it, as its client dies, only the namenode can have it recovered or deleted.
     pub async fn convert_temporary_to_rbw(&self, writer: ReplicaWriter) -> Result<Block> {
         let replica = writer.replica.clone();
         let _held = replica.transition.lock().await;
@@ -178,6 +179,7 @@ impl Dataset {
         replica.set_bytes_acked(replica.bytes_on_disk());
         replica.apply(ReplicaEvent::ConvertToRbw, stamp)?;
         account_whole(&replica);
+        self.tell(&replica, replica.block(), BlockChange::Receiving);
         Ok(replica.block())
     }
 
@@ -471,6 +473,8 @@ pub(crate) mod tests {
             dataset.convert_temporary_to_rbw(writer).await.unwrap();
             let replica = dataset.replica(POOL, BlockId(2)).unwrap();
             assert_eq!((replica.state(), replica.visible_len()), (ReplicaState::Rbw, Some(600)));
+            let told = changes(&node);
+            assert_eq!(told.last(), Some(&(replica.block(), BlockChange::Receiving)), "{told:?}");
             assert!(replica.files().data.starts_with(node.volume.rbw_dir()));
             assert_holds(&replica, &[2; 600]);
 
