@@ -120,6 +120,11 @@ impl ReportQueue {
         self.wake.notify_one();
     }
 
+    /// Whether the replica was found corrupt and has not changed since.
+    pub fn is_corrupt(&self, block: &Block) -> bool {
+        self.pending.lock().corrupt.get(&block.id).is_some_and(|(_, corrupt)| corrupt == block)
+    }
+
     /// Queues all corrupt replicas once more, for a namenode that may know nothing of them.
     pub fn repeat_bad(&self) {
         let mut pending = self.pending.lock();

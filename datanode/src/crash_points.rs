@@ -92,7 +92,7 @@ fn finalize() {
 fn append() {
     let deaths = die_everywhere(
         || on_disk(ReplicaState::Finalized),
-        |dataset, ()| async move { dataset.append(&block(), NEW, LEN as u64).await.map(drop) },
+        |dataset, ()| async move { dataset.append(&block(), NEW, LEN as u64, false).await.map(drop) },
         |found, state| {
             assert_eq!(found.num_bytes, LEN as u64);
             let begun = state == ReplicaState::Rwr;

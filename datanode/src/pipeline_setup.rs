@@ -115,7 +115,7 @@ async fn open(
             dataset.create_temporary(create()?, true).await?
         }
         Role::Pipeline(Stage::PipelineSetupAppend) => {
-            dataset.append(&block, new_stamp, min_bytes).await?
+            dataset.append(&block, new_stamp, min_bytes, request.pipeline_size <= 1).await?
         }
         Role::Pipeline(Stage::PipelineSetupAppendRecovery) => {
             dataset.recover_append(&block, new_stamp, min_bytes).await?

@@ -13,7 +13,8 @@
 //! | CLOSE_RECOVERY | FINALIZED or RBW, of the expected length | FINALIZED |
 //!
 //! Replicas outside of a pipeline that recovers are stale from then on, so one that has rotted must not
-//! stay in it: it is read first, and refused. (Apache goes on with it, and deletes the good ones.)
+//! stay in it: it is read first, and refused. (Apache goes on with it, and deletes the good ones.) So is
+//! one that an append would go on with alone, after its client found nobody else to take a copy.
 //!
 //! A client that knows no CLOSE_RECOVERY (hdfs-native) loses a datanode at the block's last packet, which
 //! the others have finished with: it resends that packet under STREAMING_RECOVERY, and is let to.
@@ -37,17 +38,23 @@ use crate::transitions::ReplicaWriter;
 use crate::volume::{BlockData, SpacePromise};
 
 impl Dataset {
-    /// Reopens a FINALIZED replica: PIPELINE_SETUP_APPEND.
+    /// Reopens a FINALIZED replica: PIPELINE_SETUP_APPEND. Where it is the only one of its pipeline, or
+    /// something was found rotten in it, it is read first.
     pub async fn append(
         &self,
         block: &ExtendedBlock,
         new_stamp: GenerationStamp,
         expected_len: u64,
+        is_alone: bool,
     ) -> Result<ReplicaWriter> {
         let replica = self.require_answering(block)?;
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::Append)?;
         expect_stamp(&replica, block.block.generation_stamp, block.block.generation_stamp)?;
+        if is_alone || self.reports().is_corrupt(&replica.block()) {
+            expect_len(&replica, expected_len)?;
+            self.expect_sound(&replica, expected_len).await?;
+        }
         self.reopen_finalized(block, &replica, &held, new_stamp, expected_len).await
     }
 
@@ -134,7 +141,7 @@ impl Dataset {
     }
 
     /// The replica's first `len` bytes fit their checksums; reports it if they do not. At most one
-    /// block is read, once for each failure of its pipeline.
+    /// block is read, once for each failure of its pipeline or append to a pipeline of one.
     pub(crate) async fn expect_sound(&self, replica: &Arc<Replica>, len: u64) -> Result<()> {
         if replica.volume().block_data() == BlockData::Discarded {
             return Ok(());
@@ -311,18 +318,19 @@ mod tests {
             fs::hard_link(replica.files().data, &previous).unwrap();
 
             let stamp = GenerationStamp(1002);
-            let wrong = dataset.append(&extended(1, 1001, 0), stamp, 699).await.unwrap_err();
+            let wrong = dataset.append(&extended(1, 1001, 0), stamp, 699, false).await.unwrap_err();
             assert!(wrong.to_string().contains("expected length is 699"), "{wrong}");
-            let wrong = dataset.append(&extended(1, 1000, 0), stamp, 700).await.unwrap_err();
+            let wrong = dataset.append(&extended(1, 1000, 0), stamp, 700, false).await.unwrap_err();
             assert!(matches!(wrong, DatanodeError::UnexpectedReplica { .. }), "{wrong}");
 
-            let mut writer = dataset.append(&extended(1, 1001, 1 << 20), stamp, 700).await.unwrap();
+            let mut writer =
+                dataset.append(&extended(1, 1001, 1 << 20), stamp, 700, false).await.unwrap();
             assert_eq!((writer.start_len, writer.checksum), (700, DEFAULT_CHECKSUM));
             assert_eq!((replica.state(), replica.generation_stamp()), (ReplicaState::Rbw, stamp));
             assert_eq!(replica.visible_len(), Some(700), "readers go on");
             assert_eq!(writer.data.read_exact_at(0, 700).await.unwrap(), [1; 700]);
             let block = extended(1, 1002, 0);
-            let twice = dataset.append(&block, GenerationStamp(1003), 700);
+            let twice = dataset.append(&block, GenerationStamp(1003), 700, false);
             let twice = ring::timeout(Duration::from_millis(20), twice).await;
             assert!(twice.is_err() && writer.is_stopped(), "it waits for the writer to let go");
 
@@ -421,6 +429,27 @@ mod tests {
     }
 
     #[test]
+    fn no_append_goes_on_alone_with_what_has_rotted() {
+        on_ring(async {
+            let node = node();
+            for id in [1, 2] {
+                put_finalized(&node.volume, id, 1001, &[6; 1500]);
+            }
+            let dataset = open(vec![node.volume.clone()]);
+            let (new, block) = (GenerationStamp(1002), |id| extended(id, 1001, 0));
+            drop(dataset.append(&block(2), new, 1500, true).await.unwrap());
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            fs::write(replica.files().data, [7; 1500]).unwrap();
+            // The second time in company: it is known by then.
+            for is_alone in [true, false] {
+                let refused = dataset.append(&block(1), new, 1500, is_alone).await.map(drop);
+                assert!(matches!(refused, Err(DatanodeError::Corrupt { .. })), "{refused:?}");
+            }
+            assert_eq!(replica.block(), extended(1, 1001, 1500).block, "it is as it was");
+        });
+    }
+
+    #[test]
     fn close_recovery_finalizes_under_the_new_stamp_and_may_be_repeated() {
         on_ring(async {
             let node = node();
@@ -449,7 +478,7 @@ mod tests {
             let dataset = open(vec![node.volume.clone()]);
             let (block, stamp) = (extended(1, 1001, 0), GenerationStamp(1002));
             let errors = [
-                dataset.append(&block, stamp, 700).await.unwrap_err(),
+                dataset.append(&block, stamp, 700, false).await.unwrap_err(),
                 dataset.recover_append(&block, stamp, 700).await.unwrap_err(),
                 dataset.recover_rbw(&block, stamp, 0, 700).await.unwrap_err(),
                 dataset.recover_close(&block, stamp, 700).await.unwrap_err(),

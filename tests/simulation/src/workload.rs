@@ -555,10 +555,11 @@ mod tests {
             synced: synced.to_vec(),
             ..FileOracle::default()
         };
+        let (whole, last) = (vec![0..100, 100..300], vec![0..0, 200..300]);
         let all = |synced| file(synced).is_all_promised(Promise::Synced, 0);
-        assert!(all(&[200..300, 0..100, 100..200]) && all(&[0..300]));
-        assert!(!all(&[200..300]) && !all(&[0..100, 200..300]) && !all(&[0..299]) && !all(&[]));
-        assert!(!file(&[0..300]).is_all_promised(Promise::Synced, 301));
+        assert!(all(&[200..300, 0..100, 100..200]) && all(&whole));
+        assert!(!all(&last) && !all(&[0..100, 200..300]) && !all(&[0..100, 100..299]) && !all(&[]));
+        assert!(!file(&whole).is_all_promised(Promise::Synced, 301));
         assert!(file(&[]).is_all_promised(Promise::Flushed, 301));
     }
 }
