@@ -5,7 +5,7 @@ use ringfs_protocol::checksum::{ChecksumMismatch, ChecksumType, DataChecksum};
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
 
 use crate::error::{DatanodeError, Result};
-use crate::packet_receiver::{Packet, Pieces};
+use crate::packet::{Packet, Pieces};
 use crate::ring::Buffer;
 use crate::transitions::ReplicaWriter;
 

@@ -45,6 +45,7 @@ mod mirror;
 mod move_bandwidth;
 mod namenode_link;
 mod open_replicas;
+mod packet;
 mod packet_receiver;
 #[cfg(test)]
 mod packet_receiver_tests;

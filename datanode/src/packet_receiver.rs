@@ -26,34 +26,17 @@ use std::collections::VecDeque;
 use ringfs_protocol::ProtocolError;
 use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::packet::{
-    PACKET_LENGTHS_BYTES, PACKET_PREFIX_MAX_BYTES, PacketFrame, PacketHeader, decode_packet_prefix,
+    PACKET_LENGTHS_BYTES, PACKET_PREFIX_MAX_BYTES, PacketFrame, decode_packet_prefix,
 };
-
-use smallvec::SmallVec;
 
 use crate::limits::{
     PACKET_HEAD_MAX_BYTES, RECEIVE_BYTES_MAX, RECEIVE_PACKETS_MAX, SIDE_BYTES, SIDES_KEPT_MAX,
 };
+use crate::packet::{Packet, Pieces};
 use crate::ring::{Buffer, BufferMut, ReceiveMessage, Recycler};
 
 /// The shortest prefix that clients send: lengths and a header of 25 bytes.
 const SHORTEST_PREFIX_BYTES: usize = PACKET_LENGTHS_BYTES + 25;
-
-/// A run of bytes in one or more ranges of memory; one, as a rule.
-#[derive(Clone, Debug, Default)]
-pub struct Pieces(SmallVec<[Buffer; 2]>);
-
-#[derive(Debug)]
-pub struct Packet {
-    pub header: PacketHeader,
-    /// Prefix and checksums as received.
-    pub head: Buffer,
-    pub prefix_len: usize,
-    /// All data of the packet as received.
-    pub data: Pieces,
-    /// The data that was not received before, in its place in the block.
-    pub fresh: Pieces,
-}
 
 pub struct PacketReceiver {
     side: BufferMut,
@@ -113,34 +96,6 @@ struct Planned {
     data_len: usize,
     head_bytes: usize,
     data_bytes: usize,
-}
-
-impl Packet {
-    pub fn checksums(&self) -> &[u8] {
-        &self.head[self.prefix_len..]
-    }
-
-    pub fn checksums_buffer(&self) -> Buffer {
-        self.head.slice(self.prefix_len..)
-    }
-
-    pub fn end(&self) -> u64 {
-        self.header.offset_in_block + u64::from(self.header.data_len)
-    }
-}
-
-impl Pieces {
-    pub fn push(&mut self, buffer: Buffer) {
-        self.0.push(buffer);
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Buffer> {
-        self.0.iter()
-    }
-
-    pub fn into_buffers(self) -> impl Iterator<Item = Buffer> {
-        self.0.into_iter()
-    }
 }
 
 impl PacketReceiver {

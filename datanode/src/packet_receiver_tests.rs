@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 use ringfs_protocol::packet::{PACKET_PREFIX_MAX_BYTES, PacketHeader, encode_packet_prefix};
 
-use crate::packet_receiver::{Packet, PacketReceiver};
+use crate::packet::Packet;
+use crate::packet_receiver::PacketReceiver;
 use crate::replica_length::DEFAULT_CHECKSUM;
 use crate::ring::{BufferMut, ReceiveMessage};
 

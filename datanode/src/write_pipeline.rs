@@ -46,7 +46,8 @@ use crate::limits::{
     WRITE_STREAM_SLABS_MAX,
 };
 use crate::mirror::Mirror;
-use crate::packet_receiver::{Packet, PacketReceiver};
+use crate::packet::Packet;
+use crate::packet_receiver::PacketReceiver;
 use crate::pipeline_acks::Awaiting;
 use crate::pipeline_setup::{MirrorSetup, Role, set_up, setup_reply, success_reply};
 use crate::replica::Replica;

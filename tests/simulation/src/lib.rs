@@ -9,6 +9,7 @@
 //! [`run`] lives through one seed and returns what must never happen and did ([`Report::violations`]);
 //! the same seed does the same again. What is promised is in [`workload`].
 
+pub mod client_stream;
 pub mod cluster;
 pub mod disk;
 pub mod faults;

@@ -10,16 +10,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use rand::Rng;
 use ringfs_datanode::ring::simulated::Answer;
-use ringfs_protocol::simulation::Stream;
 use tokio::time::Instant;
 
 use crate::file_work::FileWork;
 use crate::kernel::DiskOperation;
-use crate::world::{Host, State, World, machine};
+use crate::world::{Host, State, machine};
 
 /// Bytes on their way and arrived that a sender may be ahead of its receiver.
 const WINDOW: usize = 96 << 10;
@@ -74,23 +73,23 @@ struct Connection {
     ends: [End; 2],
 }
 
-struct End {
+pub struct End {
     host: Host,
     address: SocketAddr,
-    arrived: VecDeque<u8>,
+    pub arrived: VecDeque<u8>,
     /// Sent by the peer, not arrived.
     on_the_way: usize,
     /// When the last of that arrives.
     last_arrival: Instant,
     /// What a partition holds back, in order.
     held_back: VecDeque<Parcel>,
-    at_end: bool,
-    is_reset: bool,
-    is_closed: bool,
+    pub at_end: bool,
+    pub is_reset: bool,
+    pub is_closed: bool,
     receiving: Option<(u64, usize)>,
     sending: Option<(u64, Vec<u8>, usize)>,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
+    pub reader: Option<Waker>,
+    pub writer: Option<Waker>,
 }
 
 enum Parcel {
@@ -100,13 +99,13 @@ enum Parcel {
 }
 
 impl EndId {
-    fn peer(self) -> Self {
+    pub fn peer(self) -> Self {
         Self(self.0, 1 - self.1)
     }
 }
 
 impl Network {
-    fn end(&mut self, id: EndId) -> Option<&mut End> {
+    pub fn end(&mut self, id: EndId) -> Option<&mut End> {
         self.connections.get_mut(&id.0).map(|connection| &mut connection.ends[id.1])
     }
 
@@ -161,7 +160,7 @@ impl Network {
     }
 }
 
-fn take_front(from: &mut VecDeque<u8>, to: &mut [u8]) {
+pub fn take_front(from: &mut VecDeque<u8>, to: &mut [u8]) {
     let (front, behind) = from.as_slices();
     let cut = front.len().min(to.len());
     to[..cut].copy_from_slice(&front[..cut]);
@@ -174,7 +173,7 @@ fn refused() -> io::Error {
     io::Error::from_raw_os_error(libc::ECONNREFUSED)
 }
 
-fn reset() -> io::Error {
+pub fn reset() -> io::Error {
     io::Error::from_raw_os_error(libc::ECONNRESET)
 }
 
@@ -450,7 +449,7 @@ impl State {
         self.wake_writer(id.peer());
     }
 
-    fn progress_send(&mut self, id: EndId) {
+    pub fn progress_send(&mut self, id: EndId) {
         let Some(end) = self.network.end(id) else { return };
         let host = end.host.clone();
         let Some((token, bytes, sent)) = end.sending.take() else { return };
@@ -471,7 +470,7 @@ impl State {
         }
     }
 
-    fn wake_writer(&mut self, id: EndId) {
+    pub fn wake_writer(&mut self, id: EndId) {
         if self.room(id) > 0
             && let Some(waker) = self.network.end(id).and_then(|end| end.writer.take())
         {
@@ -480,12 +479,12 @@ impl State {
     }
 
     /// Bytes that may be sent from this end.
-    fn room(&mut self, id: EndId) -> usize {
+    pub fn room(&mut self, id: EndId) -> usize {
         let Some(peer) = self.network.end(id.peer()) else { return 0 };
         WINDOW.saturating_sub(peer.arrived.len() + peer.on_the_way)
     }
 
-    fn dispatch(&mut self, from: EndId, bytes: Vec<u8>) {
+    pub fn dispatch(&mut self, from: EndId, bytes: Vec<u8>) {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let cut = match self.rng.random_bool(0.3) {
@@ -667,90 +666,5 @@ impl State {
         self.ended.remove(host);
         self.network.disk_operations.retain(|(owner, _), _| owner != host);
         self.network.file_works.retain(|(owner, _), _| owner != host);
-    }
-}
-
-/// A connection's end in the hands of a client.
-pub struct ClientStream {
-    world: World,
-    id: EndId,
-}
-
-impl std::fmt::Debug for ClientStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ClientStream({:?})", self.id)
-    }
-}
-
-impl ClientStream {
-    pub fn new(world: World, id: EndId) -> Self {
-        Self { world, id }
-    }
-}
-
-impl Stream for ClientStream {
-    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.world.state();
-        let Some(end) = state.network.end(self.id) else { return Poll::Ready(()) };
-        if !end.arrived.is_empty() || end.at_end || end.is_reset || end.is_closed {
-            return Poll::Ready(());
-        }
-        end.reader = Some(context.waker().clone());
-        Poll::Pending
-    }
-
-    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.world.state();
-        if state.room(self.id) > 0 {
-            return Poll::Ready(());
-        }
-        let Some(end) = state.network.end(self.id) else { return Poll::Ready(()) };
-        if end.is_reset || end.is_closed {
-            return Poll::Ready(());
-        }
-        end.writer = Some(context.waker().clone());
-        Poll::Pending
-    }
-
-    fn try_read(&self, out: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.world.state();
-        let Some(end) = state.network.end(self.id) else { return Err(reset()) };
-        if end.arrived.is_empty() {
-            return match (end.is_reset, end.at_end || end.is_closed) {
-                (true, _) => Err(reset()),
-                (_, true) => Ok(0),
-                _ => Err(io::ErrorKind::WouldBlock.into()),
-            };
-        }
-        let count = end.arrived.len().min(out.len());
-        take_front(&mut end.arrived, &mut out[..count]);
-        state.progress_send(self.id.peer());
-        state.wake_writer(self.id.peer());
-        drop(state);
-        self.world.touch();
-        Ok(count)
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.world.state();
-        let Some(end) = state.network.end(self.id) else { return Err(reset()) };
-        if end.is_reset || end.is_closed {
-            return Err(io::Error::from_raw_os_error(libc::EPIPE));
-        }
-        let count = state.room(self.id).min(bytes.len());
-        if count == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        state.dispatch(self.id, bytes[..count].to_vec());
-        drop(state);
-        self.world.touch();
-        Ok(count)
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        self.world.state().close(self.id);
-        self.world.touch();
     }
 }

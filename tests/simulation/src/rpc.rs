@@ -21,9 +21,9 @@ use ringfs_protocol::simulation::{self, Answering, Checking, Connecting, Sight};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::client_stream::ClientStream;
 use crate::faults;
 use crate::kernel::HANG_POLL;
-use crate::network::ClientStream;
 use crate::world::{World, machine};
 
 /// How long a call into a partition waits before its connection counts as lost.
