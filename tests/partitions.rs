@@ -69,7 +69,7 @@ impl Site {
     fn pipeline(&self) -> Vec<Place> {
         let own = std::process::id();
         let found = wait_for("a pipeline of three", Duration::from_secs(10), || {
-            processes::pipeline(&self.cluster, own, 3)
+            processes::only_pipeline(&self.cluster, own, 3)
         });
         found.into_iter().map(Place::Datanode).collect()
     }

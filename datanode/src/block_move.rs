@@ -246,8 +246,7 @@ mod tests {
             peer.outcome();
             assert_eq!(moved, extended(1, 1001, 200_000).block);
             assert_holds(&node.dataset.replica(POOL, BlockId(1)).unwrap(), &bytes);
-            let hinted =
-                BlockChange::Received { delete_hint: Some("old-node".into()), is_awaited: true };
+            let hinted = BlockChange::Received { delete_hint: Some("old-node".into()) };
             assert_eq!(changes(&node), [(moved, hinted)]);
         });
     }

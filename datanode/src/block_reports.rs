@@ -2,10 +2,9 @@
 //! received, deleted) and of corrupt replicas.
 //!
 //! The queue holds the latest change of each block, so it is bounded by the blocks of this node.
-//! RECEIVED of the last datanode of a pipeline wakes the sender at once, for a writer's `complete` waits
-//! for the first one; those before it, which finish later, are gathered for [`RECEIVED_GATHER_TIME`],
-//! DELETED for [`DELETED_GATHER_TIME`]; RECEIVING goes along with the next message. What could not be
-//! sent goes back, unless something newer was queued meanwhile.
+//! RECEIVED wakes the sender at once, for a writer's `complete` waits for the first one, and who appends
+//! next should be told of all; DELETED is gathered for [`DELETED_GATHER_TIME`]; RECEIVING goes along with
+//! the next message. What could not be sent goes back, unless something newer was queued meanwhile.
 //!
 //! What is corrupt stays known until the replica changes or goes: a namenode that restarts has
 //! forgotten it, and would count on it again.
@@ -24,31 +23,24 @@ use tokio::sync::Notify;
 /// A volume is freed of some 10 blocks in this time: one message for all of them.
 pub const DELETED_GATHER_TIME: Duration = Duration::from_millis(200);
 
-/// Of small blocks, which end every few milliseconds, one message for several. Within it a namenode that
-/// closes a file only with two replicas makes its writer wait.
-pub const RECEIVED_GATHER_TIME: Duration = Duration::from_millis(10);
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockChange {
     Receiving,
     /// With the datanode whose replica may go instead, when a balancer moved the block.
     Received {
         delete_hint: Option<String>,
-        /// A writer may wait for it.
-        is_awaited: bool,
     },
     Deleted,
 }
 
 impl BlockChange {
-    pub const RECEIVED: Self = Self::Received { delete_hint: None, is_awaited: true };
+    pub const RECEIVED: Self = Self::Received { delete_hint: None };
 
     fn urgency(&self) -> Urgency {
         match self {
             Self::Receiving => Urgency::Whenever,
             Self::Deleted => Urgency::Deleted,
-            Self::Received { is_awaited: false, .. } => Urgency::Received,
-            Self::Received { is_awaited: true, .. } => Urgency::AtOnce,
+            Self::Received { .. } => Urgency::AtOnce,
         }
     }
 }
@@ -61,8 +53,6 @@ enum Urgency {
     Whenever,
     /// After [`DELETED_GATHER_TIME`].
     Deleted,
-    /// After [`RECEIVED_GATHER_TIME`].
-    Received,
     AtOnce,
 }
 
@@ -171,7 +161,6 @@ impl ReportQueue {
             let urgency = self.pending.lock().urgency;
             let gather_time = match urgency {
                 Urgency::AtOnce => return,
-                Urgency::Received => RECEIVED_GATHER_TIME,
                 Urgency::Deleted => DELETED_GATHER_TIME,
                 Urgency::Whenever => Duration::MAX,
             };
@@ -199,7 +188,7 @@ impl StorageChanges {
         let blocks = self.changes.iter().map(|(block, change)| {
             let (status, delete_hint) = match change {
                 BlockChange::Receiving => (BlockStatus::Receiving, None),
-                BlockChange::Received { delete_hint, .. } => {
+                BlockChange::Received { delete_hint } => {
                     (BlockStatus::Received, delete_hint.clone())
                 }
                 BlockChange::Deleted => (BlockStatus::Deleted, None),
@@ -263,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_writer_waits_for_is_due_at_once_the_rest_soon_receiving_never() {
+    async fn received_is_due_at_once_deleted_soon_receiving_never() {
         let queue = ReportQueue::default();
         let within = async |millis| {
             tokio::time::timeout(Duration::from_millis(millis), queue.due()).await.is_ok()
@@ -273,10 +262,6 @@ mod tests {
         queue.push("DS-1", block(2, 1001, 0), BlockChange::Deleted);
         assert!(!within(100).await);
         assert!(within(250).await);
-        let unawaited = BlockChange::Received { delete_hint: None, is_awaited: false };
-        queue.push("DS-1", block(3, 1001, 0), unawaited);
-        assert!(!within(8).await);
-        assert!(within(11).await);
         queue.push("DS-1", block(1, 1001, 0), BlockChange::RECEIVED);
         assert!(within(1).await);
     }

@@ -183,8 +183,6 @@ impl BlockStream {
     ) -> Option<TaskHandle<Result<Block>>> {
         let mut writer = writer.borrow_mut().take()?;
         writer.file_len = self.sink.file_len();
-        // Of those that hold the block now, the last one tells the namenode first.
-        writer.is_awaited = self.mirror.as_ref().is_none_or(|mirror| mirror.has_failed());
         // A copy of a replica may be all that is left of it, and what it has was durable there.
         let is_copy = !self.role.has_setup_reply();
         let synced = self.synced.get() || is_copy;

@@ -251,7 +251,6 @@ impl Dataset {
             checksum,
             start_len: len,
             file_len: len,
-            is_awaited: true,
             promise: Arc::new(promise),
             lease: replica.lease_to_writer(),
         })

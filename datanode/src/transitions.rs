@@ -66,8 +66,6 @@ pub struct ReplicaWriter {
     /// Size of the data file (padding and preallocation included), kept up to date by the writer:
     /// `finalize` truncates where it exceeds the replica's length.
     pub file_len: u64,
-    /// Whether this may be the first replica of the block that the namenode hears of.
-    pub is_awaited: bool,
     /// To be told how much of the disk the files take ([`SpacePromise::taken`]).
     pub promise: Arc<SpacePromise>,
     pub(crate) lease: WriterLease,
@@ -154,7 +152,7 @@ impl Dataset {
             }
             return Err(error);
         }
-        let received = BlockChange::Received { delete_hint, is_awaited: writer.is_awaited };
+        let received = BlockChange::Received { delete_hint };
         self.settle(&replica, &held, ReplicaEvent::Finalize, stamp, len, received)
     }
 
@@ -242,7 +240,6 @@ impl Dataset {
                     checksum,
                     start_len: 0,
                     file_len: 0,
-                    is_awaited: true,
                     promise: Arc::new(promise),
                     lease,
                 })
@@ -403,8 +400,7 @@ pub(crate) mod tests {
             assert!(replica.files().data.ends_with("finalized/subdir0/subdir0/blk_1"));
             assert_holds(&replica, &[7; 700]);
             assert_eq!(fs::read_dir(node.volume.rbw_dir()).unwrap().count(), 0);
-            let hinted =
-                BlockChange::Received { delete_hint: Some("other".into()), is_awaited: true };
+            let hinted = BlockChange::Received { delete_hint: Some("other".into()) };
             assert_eq!(changes(&node), [(block, hinted)]);
             assert_eq!(node.volume.usage().dfs_used_bytes, 700 + 7 + 8);
             assert_eq!(node.volume.promised_bytes(), 0);

@@ -56,17 +56,28 @@ fn remote_address(text: &str) -> Option<SocketAddr> {
     Some((Ipv4Addr::from(ipv4.to_ne_bytes()), port).into())
 }
 
-/// A way of `len` datanodes from the writer over the connections that there are. A connection of an
-/// earlier block that is not closed yet leads nowhere.
+/// A way of `len` datanodes from the writer over the connections that there are. One of an earlier block
+/// may still be there, kept for another: of ways that end somewhere, the first is taken.
 pub fn pipeline(cluster: &TestCluster, writer: u32, len: usize) -> Option<Vec<usize>> {
+    pipelines(cluster, writer, len).into_iter().next()
+}
+
+/// The only such way: a writer that rests for a few seconds has no other.
+pub fn only_pipeline(cluster: &TestCluster, writer: u32, len: usize) -> Option<Vec<usize>> {
+    <[_; 1]>::try_from(pipelines(cluster, writer, len)).ok().map(|[way]| way)
+}
+
+fn pipelines(cluster: &TestCluster, writer: u32, len: usize) -> Vec<Vec<usize>> {
     let datanodes = 0..cluster.datanode_count();
     let pids = datanodes.clone().map(|index| cluster.datanode_pid(index));
     let connections: Vec<HashSet<u16>> =
         pids.map(|pid| pid.map(connected_ports).unwrap_or_default()).collect();
     let mut ways = vec![(connected_ports(writer), Vec::new())];
+    let mut found = Vec::new();
     while let Some((ports, way)) = ways.pop() {
         if way.len() == len {
-            return Some(way);
+            found.push(way);
+            continue;
         }
         for next in datanodes.clone().filter(|index| !way.contains(index)) {
             let address = cluster.datanode_address(next);
@@ -77,5 +88,5 @@ pub fn pipeline(cluster: &TestCluster, writer: u32, len: usize) -> Option<Vec<us
             }
         }
     }
-    None
+    found
 }
