@@ -148,7 +148,7 @@ impl Namesystem {
                 let r: FsyncRequestProto = request(call)?;
                 let claim = claim(&r.src, r.file_id(), &r.client);
                 let length = u64::try_from(r.last_block_length()).ok().filter(|length| *length > 0);
-                self.fsync(claim, length).await?;
+                self.fsync(client, claim, length).await?;
                 encode(FsyncResponseProto {})
             }
             "updateBlockForPipeline" => {

@@ -182,6 +182,7 @@ impl Namesystem {
         };
         self.wait_for_penultimate(&inode).await?;
         let targets = self.choose_targets(call, &request, &inode)?;
+        let call_key = call.retry_key;
         let (block, offset, targets) = self
             .change(what, move |namesystem, update| {
                 match namesystem.next_block(update, &claim, previous.as_ref())? {
@@ -191,6 +192,7 @@ impl Namesystem {
                     NextBlock::Needed(inode) => {
                         let previous = previous.as_ref();
                         let given = targets.clone();
+                        namesystem.leases.note_allocation(inode.id, call_key);
                         let (block, offset) =
                             namesystem.allocate(update, &claim, inode, previous, given)?;
                         Ok((block, offset, targets))
@@ -457,6 +459,7 @@ impl Namesystem {
     /// Records how much of the last block its writer has flushed, when it says so.
     pub async fn fsync(
         self: &Arc<Self>,
+        call: &ClientCall,
         claim: WriterClaim,
         last_block_length: Option<u64>,
     ) -> Result<()> {
@@ -465,8 +468,14 @@ impl Namesystem {
             self.check_safe_mode(&what)?;
             return self.check_lease(&self.snapshot()?, &claim).map(|_| ());
         };
+        let call_key = call.retry_key;
         self.change(what, move |namesystem, update| {
             let mut inode = namesystem.check_lease(update, &claim)?;
+            // Overtaken by its own repetition and what came then. (Apache gives the new block the length
+            // of the former, and refuses a repeated addBlock from then on.)
+            if namesystem.leases.is_before_allocation(inode.id, call_key) {
+                return Ok(());
+            }
             match last_block(update, inode.id, file_of(&inode))? {
                 Some(mut block)
                     if block.phase() == BlockPhase::UnderConstruction

@@ -99,7 +99,7 @@ async fn a_file_is_written_block_by_block() {
     assert_eq!((located.file_length, located.blocks.len()), (BLOCK_SIZE, 2));
     assert!(located.under_construction && !located.is_last_block_complete);
     assert_eq!(located.last_block.unwrap().locs.len(), 3);
-    ns.fsync(claim("/d/f"), Some(7)).await.unwrap();
+    ns.fsync(&root, claim("/d/f"), Some(7)).await.unwrap();
     assert_eq!(fixture.length(&root, "/d/f"), BLOCK_SIZE + 7);
 
     let last = written(&second, 10);
@@ -571,6 +571,32 @@ async fn truncate_drops_blocks_and_has_the_last_one_cut() {
 
 /// A file is cut, the client never hears so, somebody writes the file anew, and the client's library
 /// repeats the call: what was written meanwhile must stay.
+/// A client repeats an fsync that got no answer, goes on to the next block, and then the first one comes.
+#[tokio::test]
+async fn a_late_fsync_of_the_block_before_leaves_the_new_one_empty() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1"]);
+    let root = fixture.superuser().await;
+    let call = |number: u32| {
+        let mut key = [7; 20];
+        key[16..].copy_from_slice(&number.to_be_bytes());
+        ClientCall { retry_key: Some(key), ..root.clone() }
+    };
+    let ns = &fixture.namesystem;
+    fixture.create(&root, "/f").await.unwrap();
+    let first = fixture.add_block(&call(1), "/f", None).await.unwrap();
+    let full = written(&first, BLOCK_SIZE);
+    fixture.report("dn1", block_of(&full));
+    ns.fsync(&call(3), claim("/f"), Some(700)).await.unwrap();
+    assert_eq!(fixture.length(&root, "/f"), 700);
+    let second = fixture.add_block(&call(4), "/f", Some(full.clone())).await.unwrap();
+    ns.fsync(&call(2), claim("/f"), Some(700)).await.unwrap();
+    assert_eq!(fixture.length(&root, "/f"), BLOCK_SIZE);
+    assert_eq!(fixture.add_block(&call(4), "/f", Some(full)).await.unwrap(), second);
+    ns.fsync(&call(5), claim("/f"), Some(9)).await.unwrap();
+    assert_eq!(fixture.length(&root, "/f"), BLOCK_SIZE + 9);
+}
+
 #[tokio::test]
 async fn hdfs_16322_a_truncate_that_is_repeated_cuts_once() {
     let fixture = Fixture::new();

@@ -17,9 +17,11 @@ use ringfs_protocol::collections::{HashMap, HashSet};
 use crate::block_locations::{last_block, penultimate_block};
 use crate::block_manager::RecoveryRequest;
 use crate::error::{NamenodeError, Result};
-use crate::limits::{LEASE_CHECK_INTERVAL, LEASE_RECOVERIES_PER_CHECK, LEASE_SOFT_LIMIT_MS};
+use crate::limits::{
+    ALLOCATIONS_KEPT_MAX, LEASE_CHECK_INTERVAL, LEASE_RECOVERIES_PER_CHECK, LEASE_SOFT_LIMIT_MS,
+};
 use crate::namespace;
-use crate::namesystem::{ClientCall, Namesystem};
+use crate::namesystem::{ClientCall, Namesystem, RetryKey};
 use crate::open_file::file_of;
 use crate::permissions::{PathUse, WRITE};
 use crate::schema::{BlockPhase, FileBlock, Inode, InodeId, Space, WriterRecord, split_lease_key};
@@ -36,6 +38,8 @@ pub struct Leases {
     /// Files whose last block is under recovery: nobody else may ask again for one that came to
     /// nothing, or that the namenode's end cut short.
     unfinished: Mutex<HashSet<InodeId>>,
+    /// The call that allocated the last block of an open file, since the start.
+    allocations: Mutex<HashMap<InodeId, RetryKey>>,
 }
 
 impl Leases {
@@ -57,6 +61,7 @@ impl Leases {
             renewals_ms: Mutex::new(renewals_ms),
             recoveries_ms: Mutex::default(),
             unfinished: Mutex::new(unfinished),
+            allocations: Mutex::default(),
         })
     }
 
@@ -91,6 +96,26 @@ impl Leases {
         if renewed_ms.is_some_and(|renewed_ms| now_ms.saturating_sub(renewed_ms) > limit_ms) {
             renewals.remove(holder);
         }
+    }
+
+    pub(crate) fn note_allocation(&self, file: InodeId, call: Option<RetryKey>) {
+        let mut allocations = self.allocations.lock();
+        if allocations.len() >= ALLOCATIONS_KEPT_MAX {
+            allocations.clear();
+        }
+        match call {
+            Some(call) => drop(allocations.insert(file, call)),
+            None => drop(allocations.remove(&file)),
+        }
+    }
+
+    /// Whether the client made the call before it asked for the file's last block: what it says of the
+    /// last block is then of the one before.
+    pub(crate) fn is_before_allocation(&self, file: InodeId, call: Option<RetryKey>) -> bool {
+        let allocations = self.allocations.lock();
+        let (Some(allocation), Some(call)) = (allocations.get(&file), call) else { return false };
+        // The client's id, then the number of the call.
+        allocation[..16] == call[..16] && call[16..] < allocation[16..]
     }
 
     fn is_recovering(&self, block: BlockId, now_ms: u64) -> bool {

@@ -132,3 +132,7 @@ pub const FUTURE_BLOCKS_MAX: usize = 100_000;
 
 /// Failed volumes of one datanode that a log line names: a few hundred bytes each at most.
 pub const FAILED_VOLUMES_NAMED_MAX: usize = 16;
+
+/// Open files of which is remembered which call allocated their last block: 2.5 MiB at 40 bytes each. More
+/// are forgotten, and a late fsync is then taken as it comes.
+pub const ALLOCATIONS_KEPT_MAX: usize = 1 << 16;
