@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringfs_protocol::block::ReplicaState;
 use ringfs_protocol::messages::{
-    AppendRequestProto, BlockStatus, DatanodeIDProto, UpdatePipelineRequestProto,
+    AppendRequestProto, BlockStatus, DatanodeIDProto, LocatedBlockProto, UpdatePipelineRequestProto,
 };
 
 use crate::backup::copy;
@@ -66,12 +66,7 @@ fn hdfs_5557_a_recovery_of_the_last_packet_rejects_no_valid_replica() {
 /// A pipeline recovers under a file that was deleted meanwhile.
 #[tokio::test]
 async fn hdfs_6647_a_deleted_files_pipeline_leaves_nothing_for_the_next_start() {
-    let fixture = Fixture::new();
-    fixture.datanodes(&["dn1"]);
-    let root = fixture.superuser().await;
-    fixture.write(&root, "/kept", &[BLOCK_SIZE, 10]).await;
-    fixture.create(&root, "/gone").await.unwrap();
-    let located = fixture.add_block(&root, "/gone", None).await.unwrap();
+    let (fixture, root, located) = with_gone_being_written().await;
     let ns = &fixture.namesystem;
     let stamped = ns.update_block_for_pipeline(located.b.clone(), HOLDER.to_owned()).await.unwrap();
     assert!(ns.delete(&root, "/gone".to_owned(), false).await.unwrap().result);
@@ -89,12 +84,7 @@ async fn hdfs_6647_a_deleted_files_pipeline_leaves_nothing_for_the_next_start() 
 /// A block is asked for, and the file completed, after the file was deleted.
 #[tokio::test]
 async fn hdfs_6527_a_deleted_file_gets_no_block() {
-    let fixture = Fixture::new();
-    fixture.datanodes(&["dn1"]);
-    let root = fixture.superuser().await;
-    fixture.write(&root, "/kept", &[BLOCK_SIZE, 10]).await;
-    fixture.create(&root, "/gone").await.unwrap();
-    let located = fixture.add_block(&root, "/gone", None).await.unwrap();
+    let (fixture, root, located) = with_gone_being_written().await;
     let ns = &fixture.namesystem;
     assert!(ns.delete(&root, "/gone".to_owned(), false).await.unwrap().result);
     fixture.report("dn1", block_of(&written(&located, 10)));
@@ -120,6 +110,17 @@ async fn hdfs_7587_a_refused_append_leaves_the_file_closed() {
     let refused = fixture.namesystem.append(&root, append).await.unwrap_err();
     assert!(refused.to_string().contains("not sufficiently replicated"), "{refused}");
     assert_only_kept(&fixture.restart(), &root);
+}
+
+/// A closed file, and another with its first block under way.
+async fn with_gone_being_written() -> (Fixture, ClientCall, LocatedBlockProto) {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1"]);
+    let root = fixture.superuser().await;
+    fixture.write(&root, "/kept", &[BLOCK_SIZE, 10]).await;
+    fixture.create(&root, "/gone").await.unwrap();
+    let located = fixture.add_block(&root, "/gone", None).await.unwrap();
+    (fixture, root, located)
 }
 
 fn assert_only_kept(fixture: &Fixture, root: &ClientCall) {
