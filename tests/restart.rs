@@ -1,5 +1,6 @@
 //! Nothing acknowledged is lost, whatever ends when.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use ringfs_client::CreateOptions;
@@ -123,6 +124,24 @@ fn a_killed_cluster_keeps_every_closed_file() {
         let path = format!("/small/{number}");
         assert!(library.read(&path).unwrap() == bytes[..number % 3_000], "{path} of {stopped}");
     }
+}
+
+/// The kernel closes the ports of a killed datanode a little after the process: a start waits for them.
+#[test]
+fn a_datanode_starts_although_its_port_is_held_a_moment_longer() {
+    let mut cluster = TestCluster::start_with(1, &[]);
+    let library = cluster.library();
+    library.write("/f", b"kept").unwrap();
+    cluster.kill_datanode(0);
+    let port = wait_for("the port of the killed datanode", MINUTE, || {
+        TcpListener::bind(cluster.datanode_address(0)).ok()
+    });
+    cluster.start_datanode(0).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    drop(port);
+    wait_for("the datanode serves again", MINUTE, || {
+        library.read("/f").is_ok_and(|read| read == b"kept").then_some(())
+    });
 }
 
 fn start_datanodes(cluster: &mut TestCluster) {

@@ -144,5 +144,10 @@ pub const HTTP_HEAD_MAX_BYTES: usize = 8 << 10;
 /// From connect to the response's last byte.
 pub const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a start waits for its ports, and between tries. The kernel needs milliseconds to take down the
+/// rings of a datanode that was killed, more on a busy machine.
+pub const BIND_PATIENCE: Duration = Duration::from_secs(5);
+pub const BIND_PAUSE: Duration = Duration::from_millis(20);
+
 /// Bound of sending to a peer that takes nothing (`dfs.datanode.socket.write.timeout`).
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(480);

@@ -11,6 +11,7 @@
 //! when the disk answers.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use crate::error::{DatanodeError, Result};
 use crate::failed_volumes::FailedVolumes;
 use crate::http_server;
 use crate::ipc_server::IpcService;
+use crate::limits::{BIND_PATIENCE, BIND_PAUSE};
 use crate::metrics::Metrics;
 use crate::namenode_link::{LinkRequests, NamenodeLink, NodeIdentity, namespace_info};
 use crate::planned_restart::{ANNOUNCEMENT_TIME, PlannedRestart};
@@ -97,9 +99,9 @@ async fn serve(
         config.disk_operation_timeout,
         &counters,
     )?;
-    let transfer_listener = bind(config.transfer_address)?;
-    let ipc_listener = bind(config.ipc_address)?;
-    let http_listener = bind(config.http_address)?;
+    let transfer_listener = bind(config.transfer_address).await?;
+    let ipc_listener = bind(config.ipc_address).await?;
+    let http_listener = bind(config.http_address).await?;
     let transfer_port = local_address(&transfer_listener)?.port();
     let domain_socket = domain_socket::bind(&config.domain_socket_path, transfer_port)?;
     let identity = NodeIdentity {
@@ -402,8 +404,20 @@ impl Parts {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).map_err(DatanodeError::io(format!("listening on {address}")))
+/// Listens on `address`, for which a datanode that was here before may still hold the port: the kernel
+/// closes what a killed process's ring accepts on a little after the process is gone.
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+            outcome => {
+                return outcome.map_err(DatanodeError::io(format!("listening on {address}")));
+            }
+        }
+    }
 }
 
 fn local_address(listener: &TcpListener) -> Result<SocketAddr> {
