@@ -237,6 +237,11 @@ impl Cluster {
         self.namenode.disk.die_in(steps);
     }
 
+    /// The time of faults is over.
+    pub fn spare_namenode(&mut self) {
+        self.namenode.disk.spare();
+    }
+
     pub fn start_datanode(&mut self, number: usize) {
         let root = self.data_dir(number);
         write_identity(&root, number);

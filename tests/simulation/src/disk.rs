@@ -442,6 +442,11 @@ impl StoreDisk {
         self.0.lock().dies_in = Some(steps);
     }
 
+    /// A death that has not come yet will not come.
+    pub fn spare(&self) {
+        self.0.lock().dies_in = None;
+    }
+
     /// Nothing is written from now on.
     pub fn die(&self) {
         self.0.lock().has_died = true;

@@ -247,6 +247,8 @@ fn report_of(seed: u64, world: &World, bytes_promised: u64) -> Report {
 
 /// Reads everything back, and looks for what idle processes still hold.
 async fn finish(cluster: &mut Cluster, verifier: Reader) {
+    // It would come back into the safe mode that the verifier ends, and stay there.
+    cluster.spare_namenode();
     run_for(cluster, QUIET).await;
     let world = cluster.world.clone();
     let mut verifying = JoinSet::new();
