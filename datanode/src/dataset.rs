@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::block_reports::{BlockChange, ReportQueue};
 use crate::deletion::Deleter;
 use crate::error::{DatanodeError, Result};
+use crate::readmission::OutOfBooks;
 use crate::replica::{Replica, ReplicaEvent};
 use crate::replica_length::DEFAULT_CHECKSUM;
 use crate::start_scan::{FoundReplica, scan_volumes};
@@ -43,6 +44,7 @@ pub struct Dataset {
     /// Directories that could not be opened at start.
     failed_at_start: Vec<VolumeFailure>,
     volume_failed: Arc<Notify>,
+    pub(crate) out_of_books: OutOfBooks,
     /// Where the next choice among equal volumes begins.
     next_volume: AtomicUsize,
     pub(crate) sync_on_close: bool,
@@ -71,6 +73,7 @@ impl Dataset {
             reports,
             failed_at_start,
             volume_failed: Arc::default(),
+            out_of_books: OutOfBooks::default(),
             next_volume: AtomicUsize::new(0),
             sync_on_close,
         };
@@ -284,8 +287,16 @@ impl Dataset {
         }
     }
 
-    /// Adds a new replica, or returns the one that is there.
+    /// Adds a new replica, or returns the one that is there or just looked for.
     pub(crate) fn insert(&self, replica: Arc<Replica>) -> std::result::Result<(), Arc<Replica>> {
+        let out_of_books = self.out_of_books.lock();
+        match out_of_books.looked_for(replica.id()) {
+            Some(former) => Err(former.clone()),
+            None => self.enter(replica),
+        }
+    }
+
+    fn enter(&self, replica: Arc<Replica>) -> std::result::Result<(), Arc<Replica>> {
         match self.shard(replica.id()).write().entry(replica.id()) {
             std::collections::hash_map::Entry::Occupied(present) => Err(present.get().clone()),
             std::collections::hash_map::Entry::Vacant(place) => {
@@ -351,11 +362,16 @@ impl Dataset {
         rooms.collect::<Vec<_>>().join(", ")
     }
 
-    /// A replica found at start; the lesser of two of the same block goes.
-    fn add_found(&self, volume: &Arc<Volume>, found: FoundReplica, delete_duplicates: bool) {
+    /// A replica found on a disk; the lesser of two of the same block goes.
+    pub(crate) fn add_found(
+        &self,
+        volume: &Arc<Volume>,
+        found: FoundReplica,
+        delete_duplicates: bool,
+    ) {
         let replica = Arc::new(Replica::new(volume.clone(), found.block, found.state, None));
         account_whole(&replica);
-        let present = match self.insert(replica.clone()) {
+        let present = match self.enter(replica.clone()) {
             Ok(()) => return,
             Err(present) => present,
         };

@@ -7,8 +7,10 @@
 //! | as many as are tolerated | errorReport DISK_ERROR, then heartbeats without their storages | serves the rest |
 //! | more, or all | errorReport FATAL_DISK_ERROR | ends with the reason |
 //!
-//! A volume whose disk does not answer within `dfs.datanode.disk.check.timeout` fails here.
+//! A volume whose disk does not answer within `dfs.datanode.disk.check.timeout` fails here. From here, too,
+//! replicas come back that a failed write put out of the books (`readmission`).
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use ringfs_protocol::messages::{DISK_ERROR, FATAL_DISK_ERROR};
 use ringfs_protocol::settings;
 use ringfs_protocol::site_config::{ConfigError, Configuration};
 
+use crate::counters::Counters;
 use crate::dataset::Dataset;
 use crate::error::{DatanodeError, Result};
 use crate::namenode_link::LinkRequests;
@@ -80,6 +83,7 @@ impl Tolerated {
 pub struct FailedVolumes {
     pub dataset: Arc<Dataset>,
     pub requests: Arc<LinkRequests>,
+    pub counters: Arc<Counters>,
     pub tolerated: Tolerated,
     pub check_timeout: Duration,
 }
@@ -87,6 +91,24 @@ pub struct FailedVolumes {
 impl FailedVolumes {
     /// Returns only when too many volumes have failed.
     pub async fn run(self) -> DatanodeError {
+        // Apart: a disk may keep waiting who looks for replicas.
+        tokio::select! {
+            error = self.watch() => error,
+            never = self.readmit() => match never {},
+        }
+    }
+
+    async fn readmit(&self) -> Infallible {
+        loop {
+            self.dataset.some_are_out_of_books().await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            if self.dataset.readmit(&self.counters).await > 0 {
+                self.requests.report_all();
+            }
+        }
+    }
+
+    async fn watch(&self) -> DatanodeError {
         let mut told = 0;
         loop {
             for volume in self.dataset.volumes().iter().filter(|volume| !volume.is_failed()) {

@@ -9,7 +9,7 @@
 //! | it was | and the files | it is |
 //! |---|---|---|
 //! | RBW | can be read | RWR of the proven length: not for readers, of use to a block recovery |
-//! | RBW, FINALIZED or RUR | cannot, or are half moved | out of the books until the next start finds it |
+//! | RBW, FINALIZED or RUR | cannot, or are half moved | out of the books, until it is found again (`readmission`) |
 //! | any of these | are on a disk that does not answer | the same: what was given up may still change them |
 //! | TEMPORARY | - | deleted by whoever wrote it |
 //!
@@ -77,31 +77,40 @@ impl Dataset {
         self.forget(replica);
         replica.lose();
         self.tell(replica, former, BlockChange::Deleted);
+        self.out_of_books.add(replica);
     }
 }
 
 /// Reads files on a thread of its own, for a failing disk takes its time.
 async fn proven_len(files: ReplicaFiles) -> io::Result<u64> {
-    let prove = move || {
+    on_own_thread(move || {
         drop_from_page_cache(&files.meta)
             .and_then(|_| drop_from_page_cache(&files.data))
             .and_then(|file_len| cut_to_good_len(&files.data, &files.meta, file_len))
-    };
+    })
+    .await
+    .and_then(|proven| proven)
+}
+
+/// A world has but one thread.
+pub(crate) async fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     #[cfg(feature = "simulation")]
     if ringfs_protocol::simulation::is_entered() {
-        return prove();
+        return Ok(work());
     }
     let (sender, result) = oneshot::channel();
     std::thread::Builder::new().name("failed-write".into()).spawn(move || {
         // Whoever asked is gone only while the datanode stops.
-        let _ = sender.send(prove());
+        let _ = sender.send(work());
     })?;
-    result.await.map_err(io::Error::other)?
+    result.await.map_err(io::Error::other)
 }
 
 /// Returns the file's length. Dirty pages are written first, for those stay in the cache; whether
 /// that succeeds says nothing any more.
-fn drop_from_page_cache(path: &Path) -> io::Result<u64> {
+pub(crate) fn drop_from_page_cache(path: &Path) -> io::Result<u64> {
     let file = File::open(path)?;
     let _ = file.sync_data();
     fadvise(&file, 0, None, Advice::DontNeed)?;

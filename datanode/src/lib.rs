@@ -58,6 +58,7 @@ mod process;
 mod published_bugs_tests;
 pub mod read_history;
 mod read_stream;
+mod readmission;
 mod reopening;
 pub mod replica;
 mod replica_files;

@@ -298,7 +298,7 @@ impl Parts {
         let server = Arc::new(TransferServer {
             dataset: dataset.clone(),
             activity: activity.clone(),
-            counters,
+            counters: counters.clone(),
             reads: match config.read_cache {
                 true => ReadHistory::of_this_machine(),
                 false => ReadHistory::new(0),
@@ -337,6 +337,7 @@ impl Parts {
         let failed_volumes = FailedVolumes {
             dataset: dataset.clone(),
             requests: requests.clone(),
+            counters: counters.clone(),
             tolerated: config.failed_volumes_tolerated,
             check_timeout: config.disk_check_timeout,
         };

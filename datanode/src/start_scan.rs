@@ -81,31 +81,31 @@ pub fn scan_volumes(volumes: &[Arc<Volume>], patience: Duration) -> Result<Vec<R
 
 fn scan_volume(volume: &Volume, progress: &Progress) -> Result<Vec<FoundReplica>> {
     let started = std::time::Instant::now();
-    let mut scan = VolumeScan { volume, progress, found: Vec::new() };
-    let mut finalized = Unpaired::default();
-    scan.finalized_dir(&volume.finalized_root(), &mut finalized)?;
-    let mut rbw = Listing::read(&volume.rbw_dir(), progress)?;
-    for (id, len) in finalized.data {
-        progress.note();
-        scan.finalized_without_meta(id, len, &mut rbw)?;
-    }
-    for (id, file_len) in std::mem::take(&mut rbw.data) {
-        progress.note();
-        let stamp = rbw.metas.remove(&id);
-        scan.interrupted(id, file_len, stamp, &finalized.metas)?;
-    }
-    let (all, open) = (scan.found.len(), scan.found.iter());
-    let open = open.filter(|found| found.state != ReplicaState::Finalized).count();
+    let scan = VolumeScan { volume, progress, only: None, found: Vec::new() };
+    let found = scan.run(&volume.finalized_root())?;
+    let open = found.iter().filter(|found| found.state != ReplicaState::Finalized).count();
     info!(
-        volume = %volume.root().display(), replicas = all, waiting_for_recovery = open,
+        volume = %volume.root().display(), replicas = found.len(), waiting_for_recovery = open,
         millis = started.elapsed().as_millis() as u64, "scanned"
     );
-    Ok(scan.found)
+    Ok(found)
+}
+
+/// What the volume holds of one block, by the same rules. Nobody may have its files open.
+pub(crate) fn scan_block(volume: &Volume, id: BlockId) -> Result<Option<FoundReplica>> {
+    let progress = Progress::default();
+    let scan = VolumeScan { volume, progress: &progress, only: Some(id), found: Vec::new() };
+    let found = scan.run(&volume.replica_dir(ReplicaState::Finalized, id))?;
+    let better =
+        |one: FoundReplica, other: FoundReplica| if other.beats(&one) { other } else { one };
+    Ok(found.into_iter().reduce(better))
 }
 
 struct VolumeScan<'a> {
     volume: &'a Volume,
     progress: &'a Progress,
+    /// The only block that is looked for, if so.
+    only: Option<BlockId>,
     found: Vec<FoundReplica>,
 }
 
@@ -153,8 +153,36 @@ impl Listing {
 }
 
 impl VolumeScan<'_> {
-    fn finalized_dir(&mut self, dir: &Path, unpaired: &mut Unpaired) -> Result<()> {
+    fn run(mut self, finalized_dir: &Path) -> Result<Vec<FoundReplica>> {
+        let mut finalized = Unpaired::default();
+        if self.only.is_none() || finalized_dir.exists() {
+            self.finalized_dir(finalized_dir, &mut finalized)?;
+        }
+        let mut rbw = self.list(&self.volume.rbw_dir())?;
+        for (id, len) in finalized.data {
+            self.progress.note();
+            self.finalized_without_meta(id, len, &mut rbw)?;
+        }
+        for (id, file_len) in std::mem::take(&mut rbw.data) {
+            self.progress.note();
+            let stamp = rbw.metas.remove(&id);
+            self.interrupted(id, file_len, stamp, &finalized.metas)?;
+        }
+        Ok(self.found)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Listing> {
         let mut listing = Listing::read(dir, self.progress)?;
+        if let Some(only) = self.only {
+            listing.data.retain(|id, _| *id == only);
+            listing.metas.retain(|id, _| *id == only);
+            listing.subdirs.clear();
+        }
+        Ok(listing)
+    }
+
+    fn finalized_dir(&mut self, dir: &Path, unpaired: &mut Unpaired) -> Result<()> {
+        let mut listing = self.list(dir)?;
         for (id, len) in listing.data {
             self.progress.note();
             let stamp = listing.metas.remove(&id);

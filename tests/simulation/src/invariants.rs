@@ -48,6 +48,8 @@ pub struct Watch {
     /// the process tells each one before it reports.
     told: Mutex<BTreeSet<(BlockId, GenerationStamp, Host)>>,
     served: Mutex<BTreeMap<(BlockId, GenerationStamp), Served>>,
+    /// Blocks that lay only on a disk when it failed.
+    given_up: Mutex<BTreeSet<BlockId>>,
     /// Blocks that were cut, and the stamp that they have had since.
     cut: Mutex<BTreeMap<BlockId, GenerationStamp>>,
 }
@@ -237,15 +239,25 @@ impl Watch {
             let located = namenode::located(&namesystem, &file.path);
             let blocks = located.map(|located| located.blocks).unwrap_or_default();
             let is_only_there = |block: &&LocatedBlockProto| {
-                let wanted = ExtendedBlock::from(&block.b).block;
+                let wanted = block_of(block);
                 let mut replicas = self.replicas_of(wanted.id);
                 replicas.retain(|found| found.stamp >= wanted.generation_stamp);
                 !replicas.is_empty() && replicas.iter().all(|found| found.machine == machine)
             };
-            if let Some(first) = blocks.iter().find(is_only_there) {
+            let given_up: Vec<&LocatedBlockProto> = blocks.iter().filter(is_only_there).collect();
+            if let Some(first) = given_up.first() {
                 file.give_up_from(first.offset as usize);
             }
+            self.given_up.lock().extend(given_up.into_iter().map(|block| block_of(block).id));
         }
+    }
+
+    /// Whether some of the file lay only on a disk when it failed, so that it may end in rot.
+    pub fn has_given_up_some_of(&self, path: &str) -> bool {
+        let located = self.namenode().and_then(|namesystem| namenode::located(&namesystem, path));
+        let blocks = located.map(|located| located.blocks).unwrap_or_default();
+        let given_up = self.given_up.lock();
+        blocks.iter().any(|block| given_up.contains(&block_of(block).id))
     }
 
     /// As far as the namenode knows the file to be written.
@@ -271,8 +283,9 @@ impl Watch {
                     wrong.push(format!("the namenode counts on {block} at {machine} in vain"));
                 }
             }
-            // What nobody synced may be gone with the power.
-            let may_be_gone = holders.is_empty() && promise == Promise::Synced;
+            // What nobody synced may be gone with the power, or with its only disk.
+            let is_given_up = self.given_up.lock().contains(&block.id);
+            let may_be_gone = holders.is_empty() && (promise == Promise::Synced || is_given_up);
             if holders.len() < replication.min(datanodes) && !may_be_gone {
                 let count = holders.len();
                 wrong.push(format!("{block} has {count} replicas of {replication} in the end"));
@@ -409,6 +422,10 @@ fn meta_in(directory: &Path, id: BlockId) -> Option<(GenerationStamp, PathBuf)> 
         }
     }
     newest.pop_last()
+}
+
+fn block_of(located: &LocatedBlockProto) -> Block {
+    ExtendedBlock::from(&located.b).block
 }
 
 /// `uuid-3` is `dn3`.

@@ -451,6 +451,10 @@ impl Reader {
                     tokio::time::sleep(Duration::from_secs(10)).await;
                     outcome = read_range(&client, &path, range.clone()).await;
                 }
+                let watch = self.world.state().watch.clone();
+                if outcome.is_err() && least < range.end && watch.has_given_up_some_of(&path) {
+                    outcome = read_range(&client, &path, range.start..least).await;
+                }
                 let wrong = match outcome {
                     Err(error) => format!("cannot be read: {error}"),
                     Ok((len, _)) if len < least || len > written => {

@@ -157,4 +157,9 @@ mod found {
     fn a_replica_that_nobody_knows_to_be_rotten_may_be_kept_for_a_good_one() {
         holds(300_308);
     }
+
+    #[test]
+    fn a_replica_of_a_failed_write_returns_once_its_volume_is_well() {
+        holds(13_000_039);
+    }
 }
