@@ -61,6 +61,25 @@ fn orders_to_delete_that_were_lost_are_given_anew_after_a_full_report() {
     world.assert_healthy();
 }
 
+/// As long as the order waits for a heartbeat.
+#[test]
+fn a_replica_too_many_counts_again_when_another_is_lost_before_it_is_deleted() {
+    let mut world = World::new(3, 1);
+    let id = world.write(&[0, 1, 2], 3);
+    world.pass(2);
+    world.set_replication(id, 2);
+    let holders = world.known_locations(id);
+    assert_eq!(holders.len(), 2, "one is condemned");
+    let (lost, spare): (Vec<usize>, Vec<usize>) =
+        (0..3).partition(|number| holders.contains(&world.datanodes[*number].uuid));
+    world.rot(lost[0], id);
+    assert!(world.beat(spare[0], false).invalidations.is_empty());
+    assert_eq!(world.known_locations(id).len(), 2);
+    world.pass(5);
+    assert!(world.datanodes[spare[0]].replicas.contains_key(&id));
+    world.assert_healthy();
+}
+
 #[test]
 fn a_block_with_one_replica_left_is_copied_before_one_with_two() {
     let mut world = World::new(6, 1);

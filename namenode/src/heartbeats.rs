@@ -137,8 +137,7 @@ impl Replicas {
             let targets = self.locate(&transfer.targets);
             reply.transfers.push(TransferOrder { block: transfer.block, targets });
         }
-        let (limit, now_ms) = (self.config.invalidate_limit, self.now_ms);
-        reply.invalidations = self.nodes.node_mut(index).invalidations.take(limit, now_ms);
+        reply.invalidations = self.take_invalidations(index);
         reply
     }
 

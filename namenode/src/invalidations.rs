@@ -6,40 +6,51 @@
 //! datanodes confirm deletions after as much as 300 s; where there is no other target, one is taken
 //! for obeyed after [`OBEYED_AFTER_MS`]. An order that was never confirmed is given once more after
 //! [`REPEATED_AFTER_MS`]: the reply that carried it may have been lost.
+//!
+//! An order for a good replica too many remembers its storage, so that it can be weighed again when a
+//! heartbeat comes for it (`Replicas::take_invalidations`): the others may have rotted or died meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ringfs_protocol::block::{Block, BlockId, GenerationStamp};
+use ringfs_protocol::block::{BlockId, GenerationStamp};
 use ringfs_protocol::collections::HashMap;
 
+use crate::datanodes::StorageIndex;
 use crate::limits::{OBEYED_AFTER_MS, REPEATED_AFTER_MS};
 
 #[derive(Debug, Default)]
 pub(crate) struct Invalidations {
-    queued: BTreeMap<BlockId, GenerationStamp>,
+    queued: BTreeMap<BlockId, Condemned>,
     ordered: HashMap<BlockId, Ordered>,
     /// When each order was given, oldest first; those confirmed since are still among them.
     order_times: VecDeque<(u64, BlockId)>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Condemned {
+    pub generation_stamp: GenerationStamp,
+    /// Where the replica is, if it is a good one that there is known to be.
+    pub spare: Option<StorageIndex>,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Ordered {
-    generation_stamp: GenerationStamp,
+    condemned: Condemned,
     at_ms: u64,
 }
 
 impl Invalidations {
     /// The datanode deletes a replica only if it has the very generation stamp of the order.
-    pub fn condemn(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
-        let ordered = self.ordered.get(&id).map(|ordered| ordered.generation_stamp);
-        if ordered != Some(generation_stamp) {
-            self.queued.insert(id, generation_stamp);
+    pub fn condemn(&mut self, id: BlockId, condemned: Condemned) {
+        let ordered = self.ordered.get(&id).map(|ordered| ordered.condemned.generation_stamp);
+        if ordered != Some(condemned.generation_stamp) {
+            self.queued.insert(id, condemned);
         }
     }
 
     pub fn condemned(&self, id: BlockId) -> Option<GenerationStamp> {
-        let ordered = || self.ordered.get(&id).map(|ordered| ordered.generation_stamp);
-        self.queued.get(&id).copied().or_else(ordered)
+        let ordered = || self.ordered.get(&id).map(|ordered| &ordered.condemned);
+        self.queued.get(&id).or_else(ordered).map(|condemned| condemned.generation_stamp)
     }
 
     /// Whether a replica of `id` was ordered to be deleted so long ago that it must be gone.
@@ -51,15 +62,16 @@ impl Invalidations {
                 .is_some_and(|ordered| now_ms.saturating_sub(ordered.at_ms) >= OBEYED_AFTER_MS)
     }
 
-    pub fn take(&mut self, max: usize, now_ms: u64) -> Vec<Block> {
+    /// Orders up to `max`.
+    pub fn take(&mut self, max: usize, now_ms: u64) -> Vec<(BlockId, Condemned)> {
         self.repeat(now_ms);
         let mut taken = Vec::with_capacity(max.min(self.queued.len()));
         while taken.len() < max
-            && let Some((id, generation_stamp)) = self.queued.pop_first()
+            && let Some((id, condemned)) = self.queued.pop_first()
         {
-            self.ordered.insert(id, Ordered { generation_stamp, at_ms: now_ms });
+            self.ordered.insert(id, Ordered { condemned, at_ms: now_ms });
             self.order_times.push_back((now_ms, id));
-            taken.push(Block { id, generation_stamp, num_bytes: 0 });
+            taken.push((id, condemned));
         }
         taken
     }
@@ -70,7 +82,8 @@ impl Invalidations {
         {
             self.order_times.pop_front();
             if let Some(ordered) = self.ordered.get(&id).filter(|ordered| ordered.at_ms == at_ms) {
-                self.queued.insert(id, ordered.generation_stamp);
+                // It may have been obeyed.
+                self.queued.insert(id, Condemned { spare: None, ..ordered.condemned });
                 self.ordered.remove(&id);
             }
         }
@@ -87,7 +100,7 @@ impl Invalidations {
         if let Some(ordered) = self.ordered.get(&id)
             && ordered.at_ms < since_ms
         {
-            self.queued.insert(id, ordered.generation_stamp);
+            self.queued.insert(id, ordered.condemned);
             self.ordered.remove(&id);
         }
     }
@@ -101,7 +114,7 @@ impl Invalidations {
         let obeyed =
             |id: &BlockId, order: &mut Ordered| order.at_ms < since_ms && !is_reported(*id);
         let taken = self.ordered.extract_if(obeyed);
-        taken.map(|(id, order)| (id, order.generation_stamp)).collect()
+        taken.map(|(id, order)| (id, order.condemned.generation_stamp)).collect()
     }
 
     /// Replicas waiting for a heartbeat, or ordered and not confirmed.
@@ -114,13 +127,17 @@ impl Invalidations {
 mod tests {
     use super::*;
 
+    fn bad(generation_stamp: GenerationStamp) -> Condemned {
+        Condemned { generation_stamp, spare: None }
+    }
+
     #[test]
     fn an_order_is_sent_once_and_again_only_when_it_was_lost() {
         let mut invalidations = Invalidations::default();
         let (id, stamp) = (BlockId(7), GenerationStamp(1001));
-        invalidations.condemn(id, stamp);
+        invalidations.condemn(id, bad(stamp));
         assert_eq!(invalidations.take(10, 50).len(), 1);
-        invalidations.condemn(id, stamp);
+        invalidations.condemn(id, bad(stamp));
         assert!(invalidations.take(10, 60).is_empty());
         assert_eq!(invalidations.condemned(id), Some(stamp));
 
@@ -137,7 +154,7 @@ mod tests {
     fn an_order_counts_as_obeyed_some_time_after_it_was_sent() {
         let mut invalidations = Invalidations::default();
         let id = BlockId(7);
-        invalidations.condemn(id, GenerationStamp(1001));
+        invalidations.condemn(id, bad(GenerationStamp(1001)));
         assert!(!invalidations.is_obeyed(id, OBEYED_AFTER_MS));
         invalidations.take(10, 5);
         assert!(!invalidations.is_obeyed(id, 4 + OBEYED_AFTER_MS));
@@ -148,13 +165,13 @@ mod tests {
     fn an_order_without_confirmation_is_repeated() {
         let mut invalidations = Invalidations::default();
         for id in [7, 8] {
-            invalidations.condemn(BlockId(id), GenerationStamp(1001));
+            invalidations.condemn(BlockId(id), bad(GenerationStamp(1001)));
         }
         assert_eq!(invalidations.take(10, 5).len(), 2);
         invalidations.forget(BlockId(8));
         assert!(invalidations.take(10, 4 + REPEATED_AFTER_MS).is_empty());
         let again = invalidations.take(10, 5 + REPEATED_AFTER_MS);
-        assert_eq!(again.iter().map(|block| block.id).collect::<Vec<_>>(), [BlockId(7)]);
+        assert_eq!(again.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [BlockId(7)]);
         assert!(invalidations.take(10, 6 + REPEATED_AFTER_MS).is_empty());
     }
 
@@ -162,7 +179,7 @@ mod tests {
     fn a_heartbeat_takes_no_more_than_its_limit() {
         let mut invalidations = Invalidations::default();
         for id in 0..25 {
-            invalidations.condemn(BlockId(id), GenerationStamp(1001));
+            invalidations.condemn(BlockId(id), bad(GenerationStamp(1001)));
         }
         let taken: Vec<usize> = (0..4).map(|_| invalidations.take(10, 0).len()).collect();
         assert_eq!(taken, [10, 10, 5, 0]);

@@ -8,7 +8,8 @@
 //!
 //! Bad replicas go once enough good ones exist. Each datanode carries out a bounded number of copies
 //! at a time. A replica counts as spare only if as many as the replication remain on datanodes that
-//! are in touch and have reported in full since they registered; else the block is postponed.
+//! are in touch and have reported in full since they registered; else the block is postponed. It is
+//! weighed once more when its datanode comes for the order.
 //!
 //! Two walks in bounded steps: the *sweep* over the replica map after a datanode or storage was
 //! lost, and the *scan* over the stored blocks once start-up's safe mode is over, which finds the
@@ -17,10 +18,11 @@
 use std::ops::Bound;
 
 use rand::seq::IndexedRandom;
-use ringfs_protocol::block::{Block, BlockId};
+use ringfs_protocol::block::{Block, BlockId, GenerationStamp};
 
 use crate::block_map::BadReplica;
 use crate::datanodes::{NodeIndex, StorageIndex, Transfer};
+use crate::invalidations::Condemned;
 use crate::limits::{NAMESPACE_SCAN_STEP, POSTPONED_PER_ROUND, SWEEP_STEP};
 use crate::low_redundancy::Risk;
 use crate::placement::{self, PlacementRequest};
@@ -139,8 +141,37 @@ impl Replicas {
                 return;
             };
             self.unplace(id, victim);
-            self.condemn(victim, id, stamp);
+            let condemned = Condemned { generation_stamp: stamp, spare: Some(victim) };
+            self.order_deletion(victim, id, condemned);
         }
+    }
+
+    /// Replicas that `node` shall delete now. Those too many that are so no longer count again.
+    pub fn take_invalidations(&mut self, index: NodeIndex) -> Vec<Block> {
+        let (max, now_ms) = (self.config.invalidate_limit, self.now_ms);
+        let taken = self.nodes.node_mut(index).invalidations.take(max, now_ms);
+        let mut orders = Vec::with_capacity(taken.len());
+        for (id, condemned) in taken {
+            let stamp = condemned.generation_stamp;
+            let is_needed =
+                |storage: &StorageIndex| self.nodes.is_usable(*storage) && self.lacks(id, stamp);
+            match condemned.spare.filter(is_needed) {
+                Some(storage) => {
+                    self.nodes.node_mut(index).invalidations.forget(id);
+                    self.add_good(id, storage);
+                }
+                None => orders.push(Block { id, generation_stamp: stamp, num_bytes: 0 }),
+            }
+        }
+        orders
+    }
+
+    /// Whether fewer good replicas count than are wanted.
+    fn lacks(&self, id: BlockId, stamp: GenerationStamp) -> bool {
+        self.map.settled.get(&id).is_some_and(|settled| {
+            settled.generation_stamp == stamp
+                && self.count(&settled.good).in_service < usize::from(settled.replication)
+        })
     }
 
     /// The replica to give up: one that shares its rack with another where there is such a one, as

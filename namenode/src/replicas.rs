@@ -22,6 +22,7 @@ use crate::block_manager::{BlockManagerConfig, RecoveryRequest, StoredBlock, Sto
 use crate::block_map::{BadReplica, BlockMap, Open, OpenReplica, Settled, Storages};
 use crate::datanodes::{Datanodes, NodeIndex, StorageIndex};
 use crate::host_lists::HostLists;
+use crate::invalidations::Condemned;
 use crate::low_redundancy::LowRedundancy;
 use crate::pending_replicas::PendingReplicas;
 use crate::redundancy::Monitor;
@@ -396,10 +397,19 @@ impl Replicas {
     }
 
     pub fn condemn(&mut self, storage: StorageIndex, id: BlockId, stamp: GenerationStamp) {
+        self.order_deletion(storage, id, Condemned { generation_stamp: stamp, spare: None });
+    }
+
+    pub(crate) fn order_deletion(
+        &mut self,
+        storage: StorageIndex,
+        id: BlockId,
+        condemned: Condemned,
+    ) {
         let node = self.nodes.owner_mut(storage);
         // A dead datanode reports in full when it comes back.
         if node.alive {
-            node.invalidations.condemn(id, stamp);
+            node.invalidations.condemn(id, condemned);
         }
     }
 
