@@ -10,6 +10,7 @@ use crate::block_locations::last_block;
 use crate::error::{NamenodeError, Result};
 use crate::file_write::writer_record;
 use crate::leases::LeaseUse;
+use crate::limits::APPEND_WAIT;
 use crate::listing::{effective_policy, file_status};
 use crate::namesystem::{ClientCall, Namesystem};
 use crate::open_file::file_of;
@@ -27,10 +28,26 @@ impl Namesystem {
     ) -> Result<AppendResponseProto> {
         let caller = call.clone();
         let what = format!("Cannot append to file{}", request.src);
+        self.wait_for_replicas(call, &request.src).await;
         self.change_once(call, what, move |namesystem, update| {
             namesystem.append_file(update, &caller, &request)
         })
         .await
+    }
+
+    /// One replica is enough to close a file. Right behind that the others are not known yet, and the
+    /// pipeline of an append would stand on that one alone.
+    async fn wait_for_replicas(&self, call: &ClientCall, path: &str) {
+        let last = || -> Result<Option<FileBlock>> {
+            let snapshot = self.snapshot()?;
+            let path = self.resolve(&snapshot, call, path, PathUse::Existing)?;
+            let inode = path.file()?;
+            last_block(&snapshot, inode.id, file_of(inode))
+        };
+        // What is wrong with the path, the append itself says.
+        if let Ok(Some(last)) = last() {
+            self.blocks.wait_for_pending(&last.block(), APPEND_WAIT).await;
+        }
     }
 
     fn append_file(

@@ -304,6 +304,15 @@ impl BlockManager {
         tokio::time::timeout(timeout, reported).await.is_ok()
     }
 
+    /// Waits until `block` has all finalized replicas that are on their way to it, or for `timeout`.
+    pub async fn wait_for_pending(&self, block: &Block, timeout: Duration) {
+        let pending = self.lock().pending.targets(block.id).len();
+        if pending > 0 {
+            let all = self.finalized_replicas(block) + pending;
+            self.wait_finalized(block, all, timeout).await;
+        }
+    }
+
     fn begin_waiting(&self, id: BlockId) -> Arc<Notify> {
         self.lock().begin_waiting(id)
     }

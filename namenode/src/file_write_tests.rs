@@ -228,6 +228,49 @@ async fn complete_waits_for_the_report_and_answers_false_without() {
     assert!(completing.await.unwrap().unwrap());
 }
 
+#[tokio::test]
+async fn append_waits_for_replicas_that_are_about_to_be_reported() {
+    let fixture = Fixture::new();
+    fixture.datanodes(&["dn1", "dn2"]);
+    let root = fixture.superuser().await;
+    fixture.create(&root, "/f").await.unwrap();
+    let located = fixture.add_block(&root, "/f", None).await.unwrap();
+    let last = written(&located, 10);
+    fixture.report("dn1", block_of(&last));
+    assert!(fixture.namesystem.complete(claim("/f"), Some(last.clone())).await.unwrap());
+    let append = |call: ClientCall| {
+        let fixture = &fixture;
+        async move { fixture.append(&call, "/f", HOLDER).await.unwrap().unwrap() }
+    };
+    let report_soon = |last: ExtendedBlockProto| {
+        let fixture = &fixture;
+        async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            fixture.report("dn2", block_of(&last));
+        }
+    };
+    let (located, ()) = tokio::join!(append(root.clone()), report_soon(last));
+    assert_eq!(located.locs.len(), 2, "of a new block");
+
+    // And of one that was written on, of which older replicas are known.
+    let ns = &fixture.namesystem;
+    let stamped = ns.update_block_for_pipeline(located.b.clone(), HOLDER.to_owned()).await.unwrap();
+    let node = |uuid: &str| DatanodeIDProto { datanode_uuid: uuid.into(), ..Default::default() };
+    let update = UpdatePipelineRequestProto {
+        client_name: HOLDER.to_owned(),
+        old_block: located.b.clone(),
+        new_block: stamped.b.clone(),
+        new_nodes: vec![node("dn1"), node("dn2")],
+        storage_ids: vec!["DS-dn1".to_owned(), "DS-dn2".to_owned()],
+    };
+    ns.update_pipeline(&root, update).await.unwrap();
+    let last = written(&stamped, 20);
+    fixture.report("dn1", block_of(&last));
+    assert!(ns.complete(claim("/f"), Some(last.clone())).await.unwrap());
+    let (located, ()) = tokio::join!(append(root), report_soon(last));
+    assert_eq!(located.locs.len(), 2, "of a block that was written on");
+}
+
 /// The first block behind a full one, which the client of an append asks for without a previous one.
 #[tokio::test]
 async fn add_block_is_repeated_behind_a_full_block_and_after_a_restart() {

@@ -44,6 +44,10 @@ pub const CORRUPT_FILES_PAGE: usize = 100;
 /// Go clients call it once only; Java sleeps 400 ms after each false.
 pub const COMPLETE_WAIT: Duration = Duration::from_secs(2);
 
+/// How long `append` waits for replicas of the last block that are about to be reported. Datanodes tell
+/// of one within milliseconds of its last ack; copies that were ordered take longer, and are not worth it.
+pub const APPEND_WAIT: Duration = Duration::from_millis(300);
+
 /// How often the lease monitor looks for leases past the hard limit.
 pub const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 

@@ -463,14 +463,16 @@ impl Replicas {
         );
     }
 
-    /// Whether a good or a bad replica is known on the datanode of `storage`.
+    /// Whether a good or a bad replica is known on the datanode of `storage`. One with an older stamp
+    /// says nothing: a datanode of the last pipeline is about to report it anew.
     fn holds(&self, id: BlockId, storage: StorageIndex) -> bool {
         let node = self.nodes.node_of(storage);
         let good = self.map.settled.get(&id).is_some_and(|settled| {
             settled.good.iter().any(|known| self.nodes.node_of(*known) == node)
         });
-        let bad = self.map.bad_replicas(id).iter();
-        good || bad.clone().any(|replica| self.nodes.node_of(replica.storage) == node)
+        let is_final = |replica: &&BadReplica| replica.reason != BadReason::GenerationStamp;
+        let mut bad = self.map.bad_replicas(id).iter().filter(is_final);
+        good || bad.any(|replica| self.nodes.node_of(replica.storage) == node)
     }
 
     pub(crate) fn is_safe(&self, id: BlockId) -> bool {
