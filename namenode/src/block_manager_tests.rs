@@ -81,6 +81,21 @@ fn a_replica_too_many_counts_again_when_another_is_lost_before_it_is_deleted() {
 }
 
 #[test]
+fn a_rotten_replica_stays_when_another_rots_before_it_is_deleted() {
+    let mut world = World::new(5, 1);
+    let id = world.write(&[0, 1, 2], 3);
+    world.pass(2);
+    world.rot(1, id);
+    // The copy that replaces it is there, and the heartbeat that would take the order is not.
+    world.copy(0, 3, &world.datanodes[0].replicas[&id].0.clone());
+    world.deliver_all();
+    assert_eq!(world.good_replicas(id), 3);
+    world.rot(2, id);
+    assert!(world.beat(1, false).invalidations.is_empty());
+    assert!(world.datanodes[1].replicas.contains_key(&id));
+}
+
+#[test]
 fn a_block_with_one_replica_left_is_copied_before_one_with_two() {
     let mut world = World::new(6, 1);
     let two = world.write(&[0, 2, 3], 3);

@@ -7,14 +7,16 @@
 //! for obeyed after [`OBEYED_AFTER_MS`]. An order that was never confirmed is given once more after
 //! [`REPEATED_AFTER_MS`]: the reply that carried it may have been lost.
 //!
-//! An order for a good replica too many remembers its storage, so that it can be weighed again when a
-//! heartbeat comes for it (`Replicas::take_invalidations`): the others may have rotted or died meanwhile.
+//! An order for a replica of a block that is still wanted remembers what that was, so that it can be
+//! weighed again when a heartbeat comes for it (`Replicas::take_invalidations`): the replicas that made
+//! it one too many may have rotted or died meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use ringfs_protocol::block::{BlockId, GenerationStamp};
 use ringfs_protocol::collections::HashMap;
 
+use crate::block_map::BadReplica;
 use crate::datanodes::StorageIndex;
 use crate::limits::{OBEYED_AFTER_MS, REPEATED_AFTER_MS};
 
@@ -26,11 +28,21 @@ pub(crate) struct Invalidations {
     order_times: VecDeque<(u64, BlockId)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Condemned {
     pub generation_stamp: GenerationStamp,
-    /// Where the replica is, if it is a good one that there is known to be.
-    pub spare: Option<StorageIndex>,
+    pub was: Was,
+}
+
+/// What an order takes away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Was {
+    /// A good replica more than wanted.
+    Spare(StorageIndex),
+    /// A bad one beside enough good ones.
+    Bad(BadReplica),
+    /// Nothing that anybody needs, or what an earlier order may have taken already.
+    Useless,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +95,7 @@ impl Invalidations {
             self.order_times.pop_front();
             if let Some(ordered) = self.ordered.get(&id).filter(|ordered| ordered.at_ms == at_ms) {
                 // It may have been obeyed.
-                self.queued.insert(id, Condemned { spare: None, ..ordered.condemned });
+                self.queued.insert(id, Condemned { was: Was::Useless, ..ordered.condemned });
                 self.ordered.remove(&id);
             }
         }
@@ -128,7 +140,7 @@ mod tests {
     use super::*;
 
     fn bad(generation_stamp: GenerationStamp) -> Condemned {
-        Condemned { generation_stamp, spare: None }
+        Condemned { generation_stamp, was: Was::Useless }
     }
 
     #[test]

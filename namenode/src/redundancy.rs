@@ -22,7 +22,7 @@ use ringfs_protocol::block::{Block, BlockId, GenerationStamp};
 
 use crate::block_map::BadReplica;
 use crate::datanodes::{NodeIndex, StorageIndex, Transfer};
-use crate::invalidations::Condemned;
+use crate::invalidations::{Condemned, Was};
 use crate::limits::{NAMESPACE_SCAN_STEP, POSTPONED_PER_ROUND, SWEEP_STEP};
 use crate::low_redundancy::Risk;
 use crate::placement::{self, PlacementRequest};
@@ -141,37 +141,46 @@ impl Replicas {
                 return;
             };
             self.unplace(id, victim);
-            let condemned = Condemned { generation_stamp: stamp, spare: Some(victim) };
+            let condemned = Condemned { generation_stamp: stamp, was: Was::Spare(victim) };
             self.order_deletion(victim, id, condemned);
         }
     }
 
-    /// Replicas that `node` shall delete now. Those too many that are so no longer count again.
+    /// Replicas that `node` shall delete now. Those that are not too many any more count again.
     pub fn take_invalidations(&mut self, index: NodeIndex) -> Vec<Block> {
         let (max, now_ms) = (self.config.invalidate_limit, self.now_ms);
         let taken = self.nodes.node_mut(index).invalidations.take(max, now_ms);
         let mut orders = Vec::with_capacity(taken.len());
         for (id, condemned) in taken {
-            let stamp = condemned.generation_stamp;
-            let is_needed =
-                |storage: &StorageIndex| self.nodes.is_usable(*storage) && self.lacks(id, stamp);
-            match condemned.spare.filter(is_needed) {
-                Some(storage) => {
+            let generation_stamp = condemned.generation_stamp;
+            match condemned.was {
+                Was::Spare(storage) if self.needs_good(id, generation_stamp, storage) => {
                     self.nodes.node_mut(index).invalidations.forget(id);
                     self.add_good(id, storage);
                 }
-                None => orders.push(Block { id, generation_stamp: stamp, num_bytes: 0 }),
+                Was::Bad(replica) if self.needs_bad(id, &replica) => {
+                    self.nodes.node_mut(index).invalidations.forget(id);
+                    self.map.put_bad(id, replica);
+                }
+                _ => orders.push(Block { id, generation_stamp, num_bytes: 0 }),
             }
         }
         orders
     }
 
-    /// Whether fewer good replicas count than are wanted.
-    fn lacks(&self, id: BlockId, stamp: GenerationStamp) -> bool {
-        self.map.settled.get(&id).is_some_and(|settled| {
-            settled.generation_stamp == stamp
-                && self.count(&settled.good).in_service < usize::from(settled.replication)
-        })
+    fn needs_good(&self, id: BlockId, stamp: GenerationStamp, storage: StorageIndex) -> bool {
+        self.nodes.is_usable(storage)
+            && self.map.settled.get(&id).is_some_and(|settled| {
+                settled.generation_stamp == stamp
+                    && self.count(&settled.good).in_service < usize::from(settled.replication)
+            })
+    }
+
+    fn needs_bad(&self, id: BlockId, replica: &BadReplica) -> bool {
+        let others = self.map.bad_replicas(id).len();
+        self.nodes.is_usable(replica.storage)
+            && self.map.settled.contains_key(&id)
+            && !self.can_lose(id, replica, others + 1)
     }
 
     /// The replica to give up: one that shares its rack with another where there is such a one, as
@@ -197,33 +206,33 @@ impl Replicas {
 
     /// Condemns the block's bad replicas if it can do without them.
     fn condemn_bad(&mut self, id: BlockId) {
-        let Some(settled) = self.map.settled.get(&id) else {
-            return;
-        };
         let bad = self.map.bad_replicas(id);
-        if bad.is_empty() {
-            return;
-        }
-        let (good, stamp) = (self.count(&settled.good).in_service, settled.generation_stamp);
-        let replication = usize::from(settled.replication);
-        // A datanode with a bad replica takes no good one: where every datanode holds one of
-        // either, the bad ones must make room.
-        let is_everywhere = good >= 2 && good + bad.len() >= self.nodes.live().len();
-        let min_replication = self.config.min_replication.max(1);
-        let enough = |replica: &BadReplica| {
-            let is_outdated =
-                replica.reason == BadReason::GenerationStamp && replica.generation_stamp < stamp;
-            let is_first = ringfs_protocol::mutant!("namenode: delete bad replicas first");
-            good >= replication
-                || is_everywhere
-                || is_first
-                || (is_outdated && good >= min_replication)
-        };
-        let gone: Vec<BadReplica> = bad.iter().filter(|replica| enough(replica)).copied().collect();
+        let can_go = |replica: &&BadReplica| self.can_lose(id, replica, bad.len());
+        let gone: Vec<BadReplica> = bad.iter().filter(can_go).copied().collect();
         for replica in gone {
             self.map.drop_bad(id, |bad| bad.storage == replica.storage);
-            self.condemn(replica.storage, id, replica.generation_stamp);
+            let generation_stamp = replica.generation_stamp;
+            let condemned = Condemned { generation_stamp, was: Was::Bad(replica) };
+            self.order_deletion(replica.storage, id, condemned);
         }
+    }
+
+    /// Whether there is enough of the block without a bad replica, one of `bad`.
+    fn can_lose(&self, id: BlockId, replica: &BadReplica, bad: usize) -> bool {
+        let Some(settled) = self.map.settled.get(&id) else {
+            return false;
+        };
+        let (good, stamp) = (self.count(&settled.good).in_service, settled.generation_stamp);
+        // A datanode with a bad replica takes no good one: where every datanode holds one of
+        // either, the bad ones must make room.
+        let is_everywhere = good >= 2 && good + bad >= self.nodes.live().len();
+        let is_outdated =
+            replica.reason == BadReason::GenerationStamp && replica.generation_stamp < stamp;
+        let is_first = ringfs_protocol::mutant!("namenode: delete bad replicas first");
+        good >= usize::from(settled.replication)
+            || is_everywhere
+            || is_first
+            || (is_outdated && good >= self.config.min_replication.max(1))
     }
 
     fn round(&mut self) {

@@ -22,7 +22,7 @@ use crate::block_manager::{BlockManagerConfig, RecoveryRequest, StoredBlock, Sto
 use crate::block_map::{BadReplica, BlockMap, Open, OpenReplica, Settled, Storages};
 use crate::datanodes::{Datanodes, NodeIndex, StorageIndex};
 use crate::host_lists::HostLists;
-use crate::invalidations::Condemned;
+use crate::invalidations::{Condemned, Was};
 use crate::low_redundancy::LowRedundancy;
 use crate::pending_replicas::PendingReplicas;
 use crate::redundancy::Monitor;
@@ -397,7 +397,7 @@ impl Replicas {
     }
 
     pub fn condemn(&mut self, storage: StorageIndex, id: BlockId, stamp: GenerationStamp) {
-        self.order_deletion(storage, id, Condemned { generation_stamp: stamp, spare: None });
+        self.order_deletion(storage, id, Condemned { generation_stamp: stamp, was: Was::Useless });
     }
 
     pub(crate) fn order_deletion(
