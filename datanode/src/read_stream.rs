@@ -12,21 +12,25 @@
 //! decide. A replica that is being written is only read with O_DIRECT; the writes of an append drop
 //! the pages that they change, and pages already on their way keep what they held.
 //!
-//! Several reads are ahead of the one being sent. The stream owns its slabs through a share of the
-//! pool. It waits for the pool only while it holds none, reads ahead only into slabs that are free,
-//! and gives all back before it waits for the client's status.
+//! As soon as reads end the disk gets the next ones, and only then is sent what they brought: while
+//! the thread copies to the socket the disk is at work. The stream owns its slabs through a share of
+//! the pool. It waits for the pool only while it holds none, reads ahead only into slabs that are
+//! free, and gives all back before it waits for the client's status.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::task::Poll;
 
 use ringfs_protocol::packet::PACKET_PREFIX_MAX_BYTES;
 
 use crate::block_reader::{ReadRange, put_prefix, read_filled};
 use crate::connection::Connection;
 use crate::error::Result;
-use crate::limits::{READ_PACKET_BYTES, READ_RESERVE_DIVISOR, READ_STREAM_SLABS_MAX};
+use crate::limits::{
+    READ_PACKET_BYTES, READ_RESERVE_DIVISOR, READ_STREAM_SLABS_MAX, READS_IN_FLIGHT_MAX,
+};
 use crate::read_history::{Granules, ReadHistory};
 use crate::ring::{self, Buffer, BufferMut, SECTOR_BYTES, SLAB_BYTES, SendMessage, SlabShare};
 use crate::stored_checksums::StoredChecksums;
@@ -50,11 +54,16 @@ pub struct ReadStream {
     share: SlabShare,
 }
 
-/// A piece that is being read, cut to what is sent of it.
+/// A piece that is being read or was read, cut to what is sent of it.
 struct PieceRead {
     skip: usize,
     wanted: usize,
-    read: Read,
+    state: State,
+}
+
+enum State {
+    Reading(Read),
+    Ended(io::Result<BufferMut>),
 }
 
 impl ReadStream {
@@ -67,7 +76,7 @@ impl ReadStream {
             false => Granules::default(),
         };
         // One piece is being sent, and as much is read ahead as the client wants.
-        let ahead = range.caching.readahead.map_or(READ_STREAM_SLABS_MAX, |bytes| {
+        let slabs = range.caching.readahead.map_or(READ_STREAM_SLABS_MAX, |bytes| {
             let pieces = bytes.max(0) as u64 / PIECE_BYTES;
             pieces.saturating_add(1).min(READ_STREAM_SLABS_MAX as u64) as usize
         });
@@ -78,7 +87,7 @@ impl ReadStream {
             seqno: 0,
             read_offset: range.start / SECTOR * SECTOR,
             reads: VecDeque::new(),
-            share: share_of_pool(ahead),
+            share: share_of_pool(slabs),
             range,
         }
     }
@@ -93,8 +102,16 @@ impl ReadStream {
                 self.read_offset = self.sent;
                 continue;
             }
+            if self.reads.is_empty() {
+                let slab = self.share.take_one().await;
+                self.start_read(slab).await?;
+            }
             self.read_ahead().await?;
             pending.push(self.next_data().await?);
+            if self.read_ahead().await? {
+                // A turn of the ring, which gives them to the disk: the send keeps this thread.
+                ring::yield_now().await;
+            }
             self.make_packets(&mut pending, &mut message).await?;
             message = connection.send_message(message).await?;
         }
@@ -143,39 +160,61 @@ impl ReadStream {
         Ok(())
     }
 
-    /// Starts reads up to the stream's share of slabs, the first one even if it must wait for it.
-    async fn read_ahead(&mut self) -> Result<()> {
-        while self.read_offset < self.range.end {
-            let offset = self.read_offset;
-            if !self.reads.is_empty() && self.is_cached(offset).await? {
-                return Ok(());
-            }
-            let slabs = match self.share.try_take(1) {
-                Some(slabs) => slabs,
-                None if self.reads.is_empty() => self.share.take(1).await,
-                None => return Ok(()),
-            };
-            let Some(mut slab) = slabs.into_iter().next() else { return Ok(()) };
-            let end = self.piece_end(offset);
-            slab.truncate((end - offset).next_multiple_of(SECTOR) as usize);
-            let file = match self.read_before.contains(offset) {
-                true => self.range.open.buffered().await?.clone(),
-                false => self.range.open.data.clone(),
-            };
-            let wanted = (end - offset) as usize;
-            let read = Box::pin(read_filled(file, slab, offset, wanted));
-            let skip = self.range.start.saturating_sub(offset) as usize;
-            self.reads.push_back(PieceRead { skip, wanted, read });
-            self.read_offset = end;
+    /// Starts reads as far as slabs are free; whether it did.
+    async fn read_ahead(&mut self) -> Result<bool> {
+        let mut has_begun = false;
+        while self.read_offset < self.range.end
+            && self.in_flight().await < READS_IN_FLIGHT_MAX
+            && !self.is_cached(self.read_offset).await?
+            && let Some(slab) = self.share.try_take_one()
+        {
+            self.start_read(slab).await?;
+            has_begun = true;
         }
+        Ok(has_begun)
+    }
+
+    async fn start_read(&mut self, mut slab: BufferMut) -> Result<()> {
+        let offset = self.read_offset;
+        let end = self.piece_end(offset);
+        slab.truncate((end - offset).next_multiple_of(SECTOR) as usize);
+        let file = match self.read_before.contains(offset) {
+            true => self.range.open.buffered().await?.clone(),
+            false => self.range.open.data.clone(),
+        };
+        let wanted = (end - offset) as usize;
+        let read = Box::pin(read_filled(file, slab, offset, wanted));
+        let skip = self.range.start.saturating_sub(offset) as usize;
+        self.reads.push_back(PieceRead { skip, wanted, state: State::Reading(read) });
+        self.read_offset = end;
         Ok(())
+    }
+
+    /// Reads that have not ended yet.
+    async fn in_flight(&mut self) -> usize {
+        poll_fn(|context| {
+            let mut count = 0;
+            for PieceRead { state, .. } in &mut self.reads {
+                if let State::Reading(read) = state {
+                    match read.as_mut().poll(context) {
+                        Poll::Ready(result) => *state = State::Ended(result),
+                        Poll::Pending => count += 1,
+                    }
+                }
+            }
+            Poll::Ready(count)
+        })
+        .await
     }
 
     /// The data of the oldest read.
     async fn next_data(&mut self) -> Result<Buffer> {
-        let PieceRead { skip, wanted, read } =
-            self.reads.pop_front().expect("read_ahead has started one");
-        let slab = read.await.map_err(|error| self.range.failed(error))?;
+        let PieceRead { skip, wanted, state } = self.reads.pop_front().expect("one was started");
+        let ended = match state {
+            State::Reading(read) => read.await,
+            State::Ended(result) => result,
+        };
+        let slab = ended.map_err(|error| self.range.failed(error))?;
         Ok(slab.freeze().slice(skip..wanted))
     }
 
@@ -248,7 +287,7 @@ impl Pending {
 }
 
 /// Readers leave a part of the pool to writers, however slow their clients are.
-fn share_of_pool(ahead: usize) -> SlabShare {
+fn share_of_pool(slabs: usize) -> SlabShare {
     let pool = ring::pool();
-    pool.share(ahead, pool.total() / READ_RESERVE_DIVISOR)
+    pool.share(slabs, pool.total() / READ_RESERVE_DIVISOR)
 }
