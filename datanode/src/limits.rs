@@ -36,7 +36,7 @@ pub const READ_RESERVE_DIVISOR: usize = 2;
 
 /// Slabs that one reading stream may hold, and how many of them may be with the disk at a time: two keep
 /// a disk busy, and as many are sent meanwhile. The rest is for clients that pause. On a disk of 2.9 GB/s
-/// whose driver writes to memory through the processor's cache, streams had 2.9 GB/s so; with three at
+/// whose driver writes to memory through the processor's cache, streams had 2.8 GB/s so; with three at
 /// a time 2.5, with six 2.3, as the slabs went round through more of the cache.
 pub const READ_STREAM_SLABS_MAX: usize = 6;
 pub const READS_IN_FLIGHT_MAX: usize = 2;
