@@ -24,7 +24,7 @@ use crate::cluster::{TestCluster, sample, wait_for};
 
 /// Runs `abuse` while another client writes file after file, and reads each back afterwards.
 fn with_a_stream_beside(cluster: &TestCluster, abuse: impl FnOnce()) {
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(sample::BLOCK + 200_000);
     let abused = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
@@ -161,7 +161,7 @@ impl OpenBlock {
         };
         let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
         let address = cluster.namenode_address();
-        let added = cluster.library().run(async |_| {
+        let added = cluster.connect().run(async |_| {
             let namenode = RpcClient::new(&address, protocol_name::CLIENT, &user, options);
             let _: CreateResponseProto = namenode.call("create", &create).await.unwrap();
             namenode.call::<_, AddBlockResponseProto>("addBlock", &add_block).await.unwrap()
@@ -268,7 +268,7 @@ fn a_datanode_refuses_broken_packets() {
         let mut stream = OpenBlock::create(&cluster, "/cut").pipeline();
         stream.write_all(&packet(&data, false)[..1_000]).unwrap();
     });
-    let library = cluster.library();
+    let library = cluster.connect();
     // Whoever comes next can replace what the broken writer left.
     let overwrite = CreateOptions { overwrite: true, ..CreateOptions::default() };
     for path in ["/corrupt", "/cut"] {

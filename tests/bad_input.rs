@@ -31,7 +31,7 @@ fn create(library: &Library, path: &str, options: CreateOptions) -> Result<(), C
 #[test]
 fn a_file_that_exists_is_not_replaced_unasked() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let local = cluster.write_scratch("local", b"new").display().to_string();
     library.write("/f", b"old").unwrap();
 
@@ -52,7 +52,7 @@ fn a_file_that_exists_is_not_replaced_unasked() {
 #[test]
 fn a_missing_parent_or_a_file_as_parent() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let local = cluster.write_scratch("local", b"bytes").display().to_string();
     let options = CreateOptions { create_parent: false, ..CreateOptions::default() };
     let (class, message) = class_and_message(create(&library, "/no/f", options));
@@ -73,7 +73,7 @@ fn a_missing_parent_or_a_file_as_parent() {
 #[test]
 fn a_path_without_permission() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let local = cluster.write_scratch("local", b"bytes").display().to_string();
     library.write("/private/f", b"secret").unwrap();
     for arguments in [&["-chmod", "700", "/private"][..], &["-chmod", "600", "/private/f"]] {
@@ -121,7 +121,7 @@ fn a_path_without_permission() {
 #[test]
 fn more_replicas_than_live_datanodes() {
     let mut cluster = TestCluster::start_with(2, &[("dfs.namenode.replication.min", "1")]);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(70_000);
     let local = cluster.write_scratch("local", &bytes).display().to_string();
     // HDFS writes to those that there are; the namenode makes up for it later.
@@ -156,7 +156,7 @@ fn no_datanode_and_full_volumes() {
 
     cluster.restart_with(&[]);
     cluster.dfs(&["-put", &local, "/f"]).succeeded();
-    assert!(cluster.library().read("/f").unwrap() == bytes);
+    assert!(cluster.connect().read("/f").unwrap() == bytes);
 
     for index in 0..2 {
         cluster.stop_datanode(index).unwrap();
@@ -176,13 +176,13 @@ fn no_datanode_and_full_volumes() {
     crate::cluster::wait_for("writing works again", std::time::Duration::from_secs(30), || {
         (cluster.dfs(&["-put", "-f", &local, "/f"]).exit == 0).then_some(())
     });
-    assert!(cluster.library().read("/f").unwrap() == bytes);
+    assert!(cluster.connect().read("/f").unwrap() == bytes);
 }
 
 #[test]
 fn names_and_sizes_beyond_the_limits() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let long = format!("/{}", "x".repeat(256));
     let (class, message) = class_and_message(create(&library, &long, CreateOptions::default()));
     assert_eq!(class, java::PATH_COMPONENT_TOO_LONG);
@@ -201,7 +201,7 @@ fn names_and_sizes_beyond_the_limits() {
 #[test]
 fn a_second_writer_of_an_open_file() {
     let cluster = TestCluster::start();
-    let (first, second) = (cluster.library(), cluster.library());
+    let (first, second) = (cluster.connect(), cluster.connect());
     let mut writer =
         first.run(async |client| client.create("/f", CreateOptions::default()).await).unwrap();
     first.run(async |_| {

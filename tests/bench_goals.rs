@@ -62,7 +62,7 @@ fn a_peer_takes_turns_and_its_java_client_too() {
     outcome.succeeded();
     let figures: Vec<f64> = verdicts(&report).iter().map(|(_, figure)| *figure).collect();
     assert_eq!(figures, [24.0 * f64::from(1 << 20) / 1e9 / 2.0, 1024.0 / 24.0]);
-    assert_eq!(peer.library().run(async |client| client.list("/").await.unwrap()).len(), 0);
+    assert_eq!(peer.connect().run(async |client| client.list("/").await.unwrap()).len(), 0);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn start(cluster: &TestCluster, arguments: &[&str]) -> Outcome {
 }
 
 fn names_in_root(cluster: &TestCluster) -> Vec<String> {
-    let root = cluster.library().run(async |client| client.list("/").await.unwrap());
+    let root = cluster.connect().run(async |client| client.list("/").await.unwrap());
     root.iter().map(FileStatus::name).map(str::to_owned).collect()
 }
 
@@ -88,7 +88,7 @@ fn dfsio_keeps_its_files_when_asked() {
     let cluster = TestCluster::start();
     let kept = ["dfsio", "--file-size", "1500k", "--dir", "/kept/here", "--keep"];
     bench(&cluster, &kept);
-    let library = cluster.library();
+    let library = cluster.connect();
     let directory = library.run(async |client| client.list("/kept/here").await.unwrap());
     assert_eq!(directory.len(), 1);
     let files = library.run(async |client| client.list(&directory[0].path).await.unwrap());

@@ -71,7 +71,7 @@ fn writes_reads_and_keeps_to_a_plan() {
 #[test]
 fn datanodes_take_blocks_that_no_namenode_gave() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     library.write("/kept", b"kept").unwrap();
     let pool = library.run(async |client| {
         let located = client.block_locations("/kept", 0, 1).await.unwrap();

@@ -10,7 +10,7 @@ use crate::cluster::{
 #[test]
 fn a_discarding_cluster_takes_files_keeps_no_byte_and_says_so() {
     let mut cluster = TestCluster::start_discarding();
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(3 * sample::BLOCK + 4_321);
     library.write("/gone", &bytes).unwrap();
     let status = library.run(async |client| client.file_status("/gone").await).unwrap().unwrap();

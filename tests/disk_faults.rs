@@ -56,7 +56,7 @@ impl Work {
 
     /// Nothing is written yet.
     pub fn of(cluster: &TestCluster) -> Self {
-        let (library, bytes) = (cluster.library(), sample::bytes(LEN));
+        let (library, bytes) = (cluster.connect(), sample::bytes(LEN));
         Self { library, favored: cluster.datanode_address(0), bytes, writers: Vec::new() }
     }
 
@@ -230,7 +230,7 @@ fn a_datanode_writes_to_all_of_its_disks() {
     let disks: Vec<LoopVolume> = (0..4).map(|_| LoopVolume::new(FileSystem::Ext4, 64)).collect();
     let dirs: Vec<PathBuf> = disks.iter().map(LoopVolume::data_dir).collect();
     let mut cluster = TestCluster::start_on(1, &[], vec![dirs.clone()]);
-    let library = cluster.library();
+    let library = cluster.connect();
     // A volume may begin a sixteenth of its room behind, 4 blocks of each, and is then written last.
     let bytes = sample::bytes(31 * sample::BLOCK + 1);
     library.write("/spread", &bytes).unwrap();
@@ -239,7 +239,7 @@ fn a_datanode_writes_to_all_of_its_disks() {
     }
     drop(library);
     cluster.restart();
-    assert!(cluster.library().read("/spread").unwrap() == bytes);
+    assert!(cluster.connect().read("/spread").unwrap() == bytes);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_fuse_volume_that_errs_costs_no_acknowledged_byte() {
 fn hdfs_17342_a_read_that_fails_once_costs_no_replica() {
     let sick = FuseVolume::new();
     let mut cluster = TestCluster::start_on(1, &[], vec![vec![sick.data_dir()]]);
-    let (library, bytes) = (cluster.library(), sample::bytes(sample::BLOCK));
+    let (library, bytes) = (cluster.connect(), sample::bytes(sample::BLOCK));
     library.write("/once", &bytes).unwrap();
     sick.set(Fault::FailingReads(1));
     // Our client tries again; whether it does or not, the replica is good.
@@ -281,7 +281,7 @@ fn rot_under_a_truncated_image_is_found_and_replaced_from_good_replicas() {
     let sick = LoopVolume::new(FileSystem::Ext4, 64);
     let fast = [("dfs.block.scanner.volume.bytes.per.second", "1g")];
     let mut cluster = TestCluster::start_on(3, &fast, vec![vec![sick.data_dir()]]);
-    let (library, bytes) = (cluster.library(), sample::bytes(BLOCKS * sample::BLOCK));
+    let (library, bytes) = (cluster.connect(), sample::bytes(BLOCKS * sample::BLOCK));
     library.run(async |client| {
         let options = CreateOptions {
             replication: Some(2),

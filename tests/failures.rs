@@ -103,7 +103,7 @@ fn run_cases(kind: Kind) {
 #[test]
 fn hdfs_16146_datanodes_die_one_after_another_under_an_append() {
     let mut cluster = TestCluster::start_with(6, &SETTINGS);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(1_000_003);
     library.write("/f", &bytes[..300_001]).unwrap();
     let mut writer = library.run(async |client| client.append("/f").await.unwrap());

@@ -38,7 +38,7 @@ impl Site {
         ];
         let cluster = TestCluster::start_with(DATANODES, &settings);
         let java = JavaShell::start(&cluster.conf_dir(), &[], None);
-        let library = cluster.library();
+        let library = cluster.connect();
         Self { java, cluster, library, list, _directory: directory }
     }
 

@@ -31,7 +31,7 @@ fn an_operation_that_trickles_in_is_given_up() {
         assert!(started.elapsed() < Duration::from_secs(20), "it is still served");
         let _ = peer.write_all(&[0]);
     }
-    cluster.library().write("/f", b"others are served").unwrap();
+    cluster.connect().write("/f", b"others are served").unwrap();
 }
 
 /// Connections that do nothing hold all streams of a datanode: it closes further ones, and clients
@@ -42,7 +42,7 @@ fn clients_leave_a_datanode_that_is_at_its_stream_limit() {
     let cluster = TestCluster::start_with(2, &settings);
     let idle: Vec<TcpStream> =
         (0..6).map(|_| TcpStream::connect(cluster.datanode_address(0)).unwrap()).collect();
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(300_000);
     let local = cluster.write_scratch("bytes", &bytes).display().to_string();
     let mut java = JavaShell::start(&cluster.conf_dir(), &[], None);
@@ -71,7 +71,7 @@ const HTTP_PEERS: usize = 80;
 #[test]
 fn servers_are_rid_of_peers_that_say_nothing_trickle_or_do_not_listen() {
     let cluster = TestCluster::start_with(1, &[]);
-    let library = cluster.library();
+    let library = cluster.connect();
     // A listing of 100 KiB: some dozens of them are more than sockets hold.
     for number in 0..400 {
         let path = format!("/listed/{number:0200}");

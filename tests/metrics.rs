@@ -60,7 +60,7 @@ fn assert_nothing_copied_nor_held(cluster: &TestCluster) {
 #[test]
 fn a_write_by_our_client_copies_no_payload_and_neither_does_a_read() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(3 * sample::BLOCK + 300_007);
     library.write("/f", &bytes).unwrap();
     assert_eq!(sum(&cluster, "datanode_bytes_written"), 3 * bytes.len() as u64);

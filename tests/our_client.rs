@@ -39,7 +39,7 @@ fn a_file_over_a_block_of_default_size_comes_back() {
     let cluster = TestCluster::start_with(3, &[("dfs.blocksize", "128m")]);
     let golden = GOLDEN_DEFAULT_BLOCK;
     let bytes = sample::bytes(golden.len);
-    let library = cluster.library();
+    let library = cluster.connect();
     library.write("/large", &bytes).unwrap();
     assert!(library.read("/large").unwrap() == bytes);
     assert_eq!(library.replica_ports("/large").len(), 2, "blocks");
@@ -50,7 +50,7 @@ fn a_file_over_a_block_of_default_size_comes_back() {
 #[test]
 fn ranges_at_any_offset() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(2 * sample::BLOCK + 777);
     library.write("/f", &bytes).unwrap();
     library.run(async |client| {
@@ -80,7 +80,7 @@ fn ranges_at_any_offset() {
 #[test]
 fn a_reader_sees_flushed_bytes_while_the_file_is_written() {
     let cluster = TestCluster::start();
-    let (writing, reading) = (cluster.library(), cluster.library());
+    let (writing, reading) = (cluster.connect(), cluster.connect());
     let bytes = sample::bytes(sample::BLOCK + 300_000);
     let mut writer =
         writing.run(async |client| client.create("/open", CreateOptions::default()).await).unwrap();
@@ -100,7 +100,7 @@ fn a_reader_sees_flushed_bytes_while_the_file_is_written() {
 #[test]
 fn appends_continue_a_file() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let steps = [5, 507, 1, 64_000, (1 << 20) - 64_513, 1, 100_000];
     let bytes = sample::bytes(steps.iter().sum());
     library.write("/a", &[]).unwrap();
@@ -121,7 +121,7 @@ fn appends_continue_a_file() {
 #[test]
 fn a_reader_goes_round_a_corrupt_replica() {
     let cluster = TestCluster::start_with(4, &[]);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(900_000);
     library.write("/f", &bytes).unwrap();
     let ports = library.replica_ports("/f")[0].clone();
@@ -149,7 +149,7 @@ fn a_reader_goes_round_a_corrupt_replica() {
 #[test]
 fn a_writer_goes_on_when_a_datanode_of_its_pipeline_is_killed() {
     let mut cluster = TestCluster::start_with(4, &[("dfs.blocksize", "8m")]);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(12 << 20);
     let mut writer =
         library.run(async |client| client.create("/f", CreateOptions::default()).await).unwrap();

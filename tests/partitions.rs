@@ -42,7 +42,7 @@ impl Site {
         let calls = [("ipc.client.rpc-timeout.ms", "2000"), ("ipc.client.connect.timeout", "1000")];
         let settings = [&failures::SETTINGS[..], &calls, settings].concat();
         let cluster = TestCluster::start_in(&network, DATANODES, &settings);
-        let library = cluster.library();
+        let library = cluster.connect();
         Self { cluster, library, bytes: sample::bytes(FILE_LEN), network }
     }
 
@@ -284,7 +284,7 @@ fn servers_are_rid_of_clients_whose_host_has_vanished() {
         let remotes = processes::connections(server).into_iter();
         remotes.filter(|remote| remote.ip() == own).count()
     };
-    let (idle, asking) = (site.cluster.library(), &site.library);
+    let (idle, asking) = (site.cluster.connect(), &site.library);
     for library in [&idle, asking] {
         library.run(async |client| client.mkdirs("/d", 0o755, true).await).unwrap();
     }

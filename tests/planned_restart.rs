@@ -38,7 +38,7 @@ fn restart_datanode(cluster: &mut TestCluster) {
 #[test]
 fn our_writer_waits_for_its_only_datanode() {
     let mut cluster = TestCluster::start_with(1, &[]);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(LEN);
     for flushed in FLUSHED {
         let path = format!("/{flushed}");
@@ -75,6 +75,6 @@ fn the_java_clients_writer_waits_for_its_only_datanode() {
         restart_datanode(&mut cluster);
         write(&mut java, flushed, LEN);
         java.ok(&["@close", "-"]);
-        assert!(cluster.library().read(&path).unwrap() == bytes);
+        assert!(cluster.connect().read(&path).unwrap() == bytes);
     }
 }

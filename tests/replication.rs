@@ -13,7 +13,7 @@ const LEN: usize = 6 * sample::BLOCK + 99;
 #[test]
 fn a_deleted_file_frees_its_space_on_every_datanode() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(LEN);
     library.write("/keep", &bytes[..1_000]).unwrap();
     let kept: Vec<u64> = (0..3).map(|index| cluster.stored_bytes(index)).collect();
@@ -33,7 +33,7 @@ fn a_deleted_file_frees_its_space_on_every_datanode() {
 #[test]
 fn the_blocks_of_a_killed_datanode_are_back_at_three_replicas() {
     let mut cluster = TestCluster::start_with(4, &[]);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(LEN);
     library.write("/f", &bytes).unwrap();
     wait_for_replicas(&library, &[]);
@@ -59,7 +59,7 @@ fn the_blocks_of_a_killed_datanode_are_back_at_three_replicas() {
 #[test]
 fn a_fourth_datanode_that_starts_is_used() {
     let mut cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(LEN);
     library.write("/f", &bytes).unwrap();
     let lost = port(&cluster, 1);
@@ -77,7 +77,7 @@ fn a_fourth_datanode_that_starts_is_used() {
 #[test]
 fn replication_follows_setrep() {
     let cluster = TestCluster::start();
-    let library = cluster.library();
+    let library = cluster.connect();
     library.write("/f", &sample::bytes(LEN)).unwrap();
     for wanted in ["1", "2", "3"] {
         let said = cluster.dfs(&["-setrep", "-w", wanted, "/f"]).succeeded().text();

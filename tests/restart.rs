@@ -14,7 +14,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn a_restart_between_write_and_read_loses_nothing() {
     let mut cluster = TestCluster::start();
     let bytes = sample::bytes(2 * sample::BLOCK + 4_321);
-    let library = cluster.library();
+    let library = cluster.connect();
     for len in [0, 1, 512, 65_537, sample::BLOCK, bytes.len()] {
         library.write(&format!("/kept/f{len}"), &bytes[..len]).unwrap();
     }
@@ -26,14 +26,14 @@ fn a_restart_between_write_and_read_loses_nothing() {
     for _ in 0..2 {
         cluster.restart();
         assert_eq!(cluster.dfs(&["-ls", "-R", "/"]).succeeded().text(), listing);
-        let library = cluster.library();
+        let library = cluster.connect();
         for (name, len) in
             [("f1", 1), ("renamed", 512), ("f65537", 65_537), ("f2101473", bytes.len())]
         {
             assert!(library.read(&format!("/kept/{name}")).unwrap() == bytes[..len], "{name}");
         }
     }
-    cluster.library().write("/kept/after", &bytes).unwrap();
+    cluster.connect().write("/kept/after", &bytes).unwrap();
 }
 
 /// Lengths at which the last chunk, packet or block is whole, begun, or nearly full.
@@ -44,7 +44,7 @@ const FLUSHED: [usize; 8] =
 fn killed_datanodes_keep_every_byte_that_an_hflush_acknowledged() {
     let mut cluster = TestCluster::start();
     let bytes = sample::bytes(FLUSHED[FLUSHED.len() - 1]);
-    let writing = cluster.library();
+    let writing = cluster.connect();
     let mut writers = Vec::new();
     for len in FLUSHED {
         let writer = writing.run(async |client| {
@@ -63,7 +63,7 @@ fn killed_datanodes_keep_every_byte_that_an_hflush_acknowledged() {
     // The writers end with their process: nobody recovers the pipelines.
     drop((writers, writing));
     start_datanodes(&mut cluster);
-    let library = cluster.library();
+    let library = cluster.connect();
     for len in FLUSHED {
         recover(&library, &format!("/flushed/{len}"));
         let read = library.read(&format!("/flushed/{len}")).unwrap();
@@ -84,7 +84,7 @@ fn killed_datanodes_keep_what_the_java_client_flushed() {
     cluster.kill_all_datanodes();
     java.kill();
     start_datanodes(&mut cluster);
-    let library = cluster.library();
+    let library = cluster.connect();
     for len in [7, 100_003, bytes.len()] {
         recover(&library, &format!("/java/{len}"));
         assert!(library.read(&format!("/java/{len}")).unwrap() == bytes[..len], "{len}");
@@ -97,7 +97,7 @@ fn killed_datanodes_keep_what_the_java_client_flushed() {
 fn a_killed_cluster_keeps_every_closed_file() {
     let mut cluster = TestCluster::start();
     let bytes = sample::bytes(3_000);
-    let library = cluster.library();
+    let library = cluster.connect();
     let (closed, outcomes) = std::sync::mpsc::channel();
     let stopped = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -118,7 +118,7 @@ fn a_killed_cluster_keeps_every_closed_file() {
     });
     drop(library);
     cluster.start_all().unwrap();
-    let library = cluster.library();
+    let library = cluster.connect();
     assert!(stopped >= 50);
     for number in 0..stopped {
         let path = format!("/small/{number}");
@@ -130,7 +130,7 @@ fn a_killed_cluster_keeps_every_closed_file() {
 #[test]
 fn a_datanode_starts_although_its_port_is_held_a_moment_longer() {
     let mut cluster = TestCluster::start_with(1, &[]);
-    let library = cluster.library();
+    let library = cluster.connect();
     library.write("/f", b"kept").unwrap();
     cluster.kill_datanode(0);
     let port = wait_for("the port of the killed datanode", MINUTE, || {

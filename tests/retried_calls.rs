@@ -86,12 +86,12 @@ impl Site {
 
     #[track_caller]
     fn assert_holds(&self, path: &str, bytes: &[u8]) {
-        let library = self.cluster.lock().unwrap().library();
+        let library = self.cluster.lock().unwrap().connect();
         assert!(library.read(path).unwrap() == bytes, "{path}");
     }
 
     fn await_closed(&self, path: &str) {
-        let library = self.cluster.lock().unwrap().library();
+        let library = self.cluster.lock().unwrap().connect();
         wait_for(&format!("{path} closed"), Duration::from_secs(30), || {
             let closed = library.run(async |client| client.is_file_closed(path).await);
             closed.unwrap_or(false).then_some(())

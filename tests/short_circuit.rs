@@ -45,7 +45,7 @@ fn open_block_files(directory: &Path) -> usize {
 #[test]
 fn files_are_read_from_the_replicas_themselves() {
     let (cluster, _sockets) = start(1);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(2 * sample::BLOCK + 100_777);
     library.write("/f", &bytes).unwrap();
     let directory = cluster.data_dir(0);
@@ -74,7 +74,7 @@ fn files_are_read_from_the_replicas_themselves() {
 #[test]
 fn an_append_is_noticed() {
     let (cluster, _sockets) = start(1);
-    let library = cluster.library();
+    let library = cluster.connect();
     let steps = [5, 507, 1, 64_000, 300_000, 1];
     let bytes = sample::bytes(steps.iter().sum());
     library.write("/a", &[]).unwrap();
@@ -99,7 +99,7 @@ fn an_append_is_noticed() {
 #[test]
 fn a_replica_deleted_underneath_is_read_to_its_end_and_then_let_go() {
     let (cluster, _sockets) = start(1);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(sample::BLOCK);
     library.write("/f", &bytes).unwrap();
     let directory = cluster.data_dir(0);
@@ -122,7 +122,7 @@ fn a_replica_deleted_underneath_is_read_to_its_end_and_then_let_go() {
 #[test]
 fn rot_is_seen_reported_and_gone_round() {
     let (cluster, _sockets) = start(4);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(900_000);
     library.write("/f", &bytes).unwrap();
     let ports = library.replica_ports("/f")[0].clone();
@@ -139,7 +139,7 @@ fn rot_is_seen_reported_and_gone_round() {
     // Readers start at any replica, and a client stays with the files that it has: among a few clients
     // one starts at the bad one.
     wait_for("the bad replica is replaced", 2 * DEADLINE, || {
-        assert!(cluster.library().read("/f").unwrap() == bytes);
+        assert!(cluster.connect().read("/f").unwrap() == bytes);
         let ports = library.replica_ports("/f")[0].clone();
         (ports.len() == 3 && !cluster.finalized_blocks(holder).contains(&id)).then_some(())
     });
@@ -151,7 +151,7 @@ fn without_a_socket_files_are_read_over_tcp() {
     let absent = cluster.scratch("absent._PORT").display().to_string();
     let settings =
         [("dfs.client.read.shortcircuit", "true"), ("dfs.domain.socket.path", absent.as_str())];
-    let library = cluster.library_with(&settings);
+    let library = cluster.connect_with(&settings);
     let bytes = sample::bytes(sample::BLOCK + 5);
     library.write("/f", &bytes).unwrap();
     assert!(library.read("/f").unwrap() == bytes);
@@ -184,7 +184,7 @@ fn response(socket: &Path, block: &ExtendedBlockProto, max_version: u32) -> Bloc
 #[test]
 fn only_what_may_be_passed_is_and_nonsense_harms_nobody() {
     let (cluster, sockets) = start(1);
-    let library = cluster.library();
+    let library = cluster.connect();
     let bytes = sample::bytes(100_000);
     library.write("/f", &bytes).unwrap();
     let socket = std::fs::read_dir(sockets.path()).unwrap().next().unwrap().unwrap().path();

@@ -116,7 +116,7 @@ fn many_stuck_operations_hold_up_no_other_volume() {
     let dirs = vec![vec![sick.data_dir(), good.data_dir()]];
     let cluster = TestCluster::start_on(1, &[one_thread], dirs);
     let _mended = sick.mended_at_end();
-    let library = cluster.library();
+    let library = cluster.connect();
     let work = Work::of(&cluster);
     // The kernel has four workers for each, and half of the blocks may go to the good volume.
     let cores = std::thread::available_parallelism().unwrap().get();

@@ -124,12 +124,12 @@ impl TestCluster {
     }
 
     /// Our client library with the cluster's configuration.
-    pub fn library(&self) -> Library {
-        self.library_with(&[])
+    pub fn connect(&self) -> Library {
+        self.connect_with(&[])
     }
 
     /// With settings beside those of the cluster.
-    pub fn library_with(&self, settings: &[(&str, &str)]) -> Library {
+    pub fn connect_with(&self, settings: &[(&str, &str)]) -> Library {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -38,7 +38,7 @@ struct Progress {
 impl Site {
     pub fn start(kind: Kind) -> Self {
         let cluster = TestCluster::start_with(DATANODES, &SETTINGS);
-        let library = cluster.library();
+        let library = cluster.connect();
         let bytes = sample::bytes(FILE_LEN);
         Self { cluster, library, kind, writer: None, bytes, files: Vec::new() }
     }
