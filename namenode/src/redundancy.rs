@@ -169,7 +169,8 @@ impl Replicas {
     }
 
     fn needs_good(&self, id: BlockId, stamp: GenerationStamp, storage: StorageIndex) -> bool {
-        self.nodes.is_usable(storage)
+        !ringfs_protocol::mutant!("namenode: delete a replica too many")
+            && self.nodes.is_usable(storage)
             && self.map.settled.get(&id).is_some_and(|settled| {
                 settled.generation_stamp == stamp
                     && self.count(&settled.good).in_service < usize::from(settled.replication)
