@@ -136,6 +136,17 @@ pub struct DfsioRun {
     pub classic: Option<Classic>,
 }
 
+/// A small file is a few hundred microseconds of waiting and calls of some microseconds each: a second
+/// thread of the client would mostly wake the first one, on cores that the servers may share.
+fn runtime(mode: Mode) -> std::io::Result<Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if mode == Mode::Small {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        runtime.worker_threads((cores / 2).max(1));
+    }
+    runtime.enable_all().build()
+}
+
 /// Prepares, runs once and cleans up.
 pub fn run_once(options: &DfsioOptions) -> Result<Run, BenchError> {
     let dfsio = Dfsio::prepare(options)?;
@@ -225,10 +236,7 @@ impl DfsioOptions {
 impl Dfsio {
     pub fn prepare(options: &DfsioOptions) -> Result<Self, BenchError> {
         options.check()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(BenchError::Runtime)?;
+        let runtime = runtime(options.mode).map_err(BenchError::Runtime)?;
         let file_system = options.file_system.connect()?;
         let (side, processes, scratch) = runtime.block_on(async {
             let side = file_system.side().await?;
