@@ -274,7 +274,11 @@ impl Namesystem {
 
     /// Gives the block before the last one the time to be reported, as `complete` does.
     async fn wait_for_penultimate(&self, inode: &Inode) -> Result<()> {
-        let block = penultimate_block(&self.snapshot()?, inode.id, file_of(inode))?;
+        let file = file_of(inode);
+        if file.blocks < 2 {
+            return Ok(());
+        }
+        let block = penultimate_block(&self.snapshot()?, inode.id, file)?;
         if let Some(block) = block.filter(|block| block.phase() == BlockPhase::Committed) {
             let min = self.config.replication_min as usize;
             self.blocks.wait_finalized(&block.block(), min, self.config.complete_wait).await;
@@ -380,10 +384,11 @@ impl Namesystem {
         let what = format!("Cannot complete file {}", claim.path);
         self.check_safe_mode(&what)?;
         if let Some(block) = &last {
+            let min = self.config.replication_min as usize;
             // Nobody waits for a file that is not theirs.
-            let is_writer = self.check_lease(&self.snapshot()?, &claim).is_ok();
-            if is_writer {
-                let min = self.config.replication_min as usize;
+            if self.blocks.finalized_replicas(block) < min
+                && self.check_lease(&self.snapshot()?, &claim).is_ok()
+            {
                 self.blocks.wait_finalized(block, min, self.config.complete_wait).await;
             }
         }
