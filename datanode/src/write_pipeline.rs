@@ -34,7 +34,7 @@ use std::time::Duration;
 use ringfs_protocol::block::Block;
 use ringfs_protocol::checksum::{ChecksumMismatch, DataChecksum};
 use ringfs_protocol::messages::{OpWriteBlockProto, Status};
-use ringfs_protocol::packet::HEARTBEAT_SEQNO;
+use ringfs_protocol::packet::{HEARTBEAT_SEQNO, PACKET_PREFIX_MAX_BYTES};
 use tracing::{info, warn};
 
 use crate::block_sink::BlockSink;
@@ -250,13 +250,18 @@ impl BlockStream {
         receiver.feed(&connection.received.split());
         let mut message = ReceiveMessage::new();
         let mut packets = VecDeque::new();
+        // Whether no more has come than an empty packet, such as the block's last one: the mirror sends it
+        // with those before it, and the next datanode is woken up once.
+        let mut is_end_behind = false;
         loop {
             if !self.take_all(server, &mut packets)? {
                 self.received_all(&packets, &receiver);
                 return Ok(());
             }
-            // The mirror sends them now, and more comes meanwhile.
-            ring::yield_now().await;
+            if !is_end_behind {
+                // The mirror sends them now, and more comes meanwhile.
+                ring::yield_now().await;
+            }
             let mut available = connection.stream.available();
             if matches!(available, Ok(0)) && !receiver.is_unsettled() {
                 self.await_bytes(connection, &mut receiver).await?;
@@ -280,6 +285,8 @@ impl BlockStream {
             let count =
                 received.map_err(|error| connection.failed(format!("receiving: {error}")))?;
             receiver.received(&mut message, count, &mut packets)?;
+            let behind = available.map_or(0, |available| available.saturating_sub(count));
+            is_end_behind = (1..=PACKET_PREFIX_MAX_BYTES).contains(&behind);
             if count == 0 {
                 return Err(connection.failed("closed before the block's last packet".to_owned()));
             }
