@@ -204,7 +204,8 @@ impl Namesystem {
     }
 
     /// The pipeline of a block that an earlier call got; `targets` where the namenode was restarted
-    /// since and no datanode has reported a replica: the client never learned of the block.
+    /// since and no datanode has reported a replica. The client may have begun one on a datanode that
+    /// is away, and given it up: a new stamp tells it from those that are now to be written.
     fn repeat_allocation(
         &self,
         update: &mut Update,
@@ -217,6 +218,7 @@ impl Namesystem {
         if !expected.is_empty() {
             return Ok((block, offset, expected));
         }
+        block.generation_stamp = update.next_generation_stamp()?.0;
         block.pipeline = pipeline(&targets);
         update.put_block(&block)?;
         let (blocks, id, given) = (self.blocks.clone(), block.id, targets.clone());

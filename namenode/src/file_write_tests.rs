@@ -284,8 +284,10 @@ async fn add_block_is_repeated_behind_a_full_block_and_after_a_restart() {
     let fixture = fixture.restart();
     fixture.datanodes(&["dn1"]);
     let again = fixture.add_block(&root, "/f", None).await.unwrap();
-    assert_eq!((&again.b, again.offset), (&first.b, BLOCK_SIZE));
+    assert_eq!((again.b.block_id, again.offset), (first.b.block_id, BLOCK_SIZE));
     assert_eq!(again.locs.len(), 1, "its datanodes are chosen anew");
+    assert!(again.b.generation_stamp > first.b.generation_stamp, "replicas of before are stale");
+    assert_eq!(fixture.add_block(&root, "/f", None).await.unwrap().b, again.b);
 }
 
 #[tokio::test]

@@ -207,10 +207,12 @@ impl Replicas {
 
     /// Condemns the block's bad replicas if it can do without them.
     fn condemn_bad(&mut self, id: BlockId) {
-        let bad = self.map.bad_replicas(id);
-        let can_go = |replica: &&BadReplica| self.can_lose(id, replica, bad.len());
-        let gone: Vec<BadReplica> = bad.iter().filter(can_go).copied().collect();
-        for replica in gone {
+        loop {
+            let bad = self.map.bad_replicas(id);
+            let can_go = |replica: &&BadReplica| self.can_lose(id, replica, bad.len());
+            let Some(replica) = bad.iter().find(can_go).copied() else {
+                return;
+            };
             self.map.drop_bad(id, |bad| bad.storage == replica.storage);
             let generation_stamp = replica.generation_stamp;
             let condemned = Condemned { generation_stamp, was: Was::Bad(replica) };
@@ -224,9 +226,9 @@ impl Replicas {
             return false;
         };
         let (good, stamp) = (self.count(&settled.good).in_service, settled.generation_stamp);
-        // A datanode with a bad replica takes no good one: where every datanode holds one of
-        // either, the bad ones must make room.
-        let is_everywhere = good >= 2 && good + bad >= self.nodes.live().len();
+        // A datanode with a bad replica takes no good one: where every datanode holds one of either, a
+        // bad one must make room for a copy, the next one when that is there.
+        let is_everywhere = good >= 1 && good + bad >= self.nodes.live().len();
         let is_outdated =
             replica.reason == BadReason::GenerationStamp && replica.generation_stamp < stamp;
         let is_first = ringfs_protocol::mutant!("namenode: delete bad replicas first");

@@ -283,16 +283,23 @@ impl Disk {
         self.files.len()
     }
 
-    /// What a loss of power would leave of the file; `None` if perhaps not even its name.
-    pub fn durable(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        if self.journal[self.forced..].iter().any(|change| change.makes(path)) {
-            return Ok(None);
+    /// What a loss of power would leave of the file, and the oldest name that it could have then; `None`
+    /// if perhaps none at all.
+    pub fn durable(&self, path: &Path) -> io::Result<Option<(PathBuf, Vec<u8>)>> {
+        let mut oldest = path;
+        for change in self.journal[self.forced..].iter().rev().filter(|change| change.makes(oldest))
+        {
+            match change {
+                NameChange::Rename { from, .. } => oldest = from,
+                _ => return Ok(None),
+            }
         }
         let file = File::open(path)?;
-        match self.files.get(&file.metadata()?.ino()) {
-            Some(model) => Ok(Some(model.durable.clone())),
-            None => read_all(&file).map(Some),
-        }
+        let durable = match self.files.get(&file.metadata()?.ino()) {
+            Some(model) => model.durable.clone(),
+            None => read_all(&file)?,
+        };
+        Ok(Some((oldest.to_owned(), durable)))
     }
 
     /// Changes one bit of a file behind everybody's back.

@@ -98,6 +98,11 @@ impl Watch {
         at.map(|at| format!("two different bytes were served for {block} at {}", start + at))
     }
 
+    fn machines(&self) -> usize {
+        let names = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        names.filter(|entry| entry.file_name().to_string_lossy().starts_with("dn")).count()
+    }
+
     /// A datanode has deleted a replica: whether too few are left.
     pub fn deleted(&self, deleted: Block) -> Option<String> {
         let settled = namenode::settled_blocks(&*self.namenode()?);
@@ -125,8 +130,11 @@ impl Watch {
         let hidden = counted.iter().filter(is_hidden).count();
         let has_rotted = self.rotten.lock().iter().any(|(id, _)| *id == block.id);
         let was_good = block.num_bytes == deleted.num_bytes && !has_rotted;
+        // Where every other datanode has a rotten one, one of these has to make room for a copy.
+        let is_everywhere = !was_good && self.replicas_of(block.id).len() + 1 >= self.machines();
         let safe = match (floor, was_good) {
             (Floor::Replication, true) => settled.replication,
+            (Floor::Replication, false) if is_everywhere => 1,
             (Floor::Replication, false) => settled.replication.min(2),
             (Floor::One, _) => 1,
         };
@@ -193,7 +201,7 @@ impl Watch {
                 return Some(format!("{machine} has no replica of {block} at an ack for {path}"));
             };
             let lacks = match (synced, state.disks.get(&machine)) {
-                (true, Some(disk)) => found.lacks_durably(disk, acked),
+                (true, Some(disk)) => found.lacks_durably(disk, block.generation_stamp, acked),
                 _ => found.lacks(acked),
             };
             if let Some(what) = lacks {
@@ -384,10 +392,18 @@ impl Found {
         lacks(&data, &meta, acked)
     }
 
-    fn lacks_durably(&self, disk: &Disk, acked: &[u8]) -> Option<&'static str> {
+    /// As long as the namenode knows of no newer one, the stamp of before a recovery will do.
+    fn lacks_durably(
+        &self,
+        disk: &Disk,
+        stamp: GenerationStamp,
+        acked: &[u8],
+    ) -> Option<&'static str> {
         match (disk.durable(&self.data), disk.durable(&self.meta)) {
-            (Ok(Some(data)), Ok(Some(meta))) => lacks(&data, &meta, acked),
-            (Ok(None), _) | (_, Ok(None)) => Some("a durable name"),
+            (Ok(Some((_, data))), Ok(Some((name, meta)))) if stamp_of(&name) >= Some(stamp) => {
+                lacks(&data, &meta, acked)
+            }
+            (Ok(_), Ok(_)) => Some("a durable name"),
             _ => Some("the files"),
         }
     }
@@ -422,6 +438,14 @@ fn meta_in(directory: &Path, id: BlockId) -> Option<(GenerationStamp, PathBuf)> 
         }
     }
     newest.pop_last()
+}
+
+/// Of a meta file.
+fn stamp_of(path: &Path) -> Option<GenerationStamp> {
+    match meta_file::parse_replica_file_name(path.file_name()?.to_str()?) {
+        Some(ReplicaFile::Meta(_, stamp)) => Some(stamp),
+        _ => None,
+    }
 }
 
 fn block_of(located: &LocatedBlockProto) -> Block {
