@@ -227,8 +227,13 @@ impl Replicas {
         };
         let (good, stamp) = (self.count(&settled.good).in_service, settled.generation_stamp);
         // A datanode with a bad replica takes no good one: where every datanode holds one of either, a
-        // bad one must make room for a copy, the next one when that is there.
-        let is_everywhere = good >= 1 && good + bad >= self.nodes.live().len();
+        // bad one must make room for a copy, the next one when that is there. While there is but one good
+        // one, a datanode that is away may yet come back with another.
+        let is_everywhere = match good {
+            0 => false,
+            1 => good + bad >= self.nodes.known().count().max(usize::from(settled.replication) + 1),
+            _ => good + bad >= self.nodes.live().len(),
+        };
         let is_outdated =
             replica.reason == BadReason::GenerationStamp && replica.generation_stamp < stamp;
         let is_first = ringfs_protocol::mutant!("namenode: delete bad replicas first");
