@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::block_source::BlockSource;
 use super::event_loop::EventLoop;
@@ -14,6 +14,10 @@ use super::progress::Progress;
 use super::write_stream::{WriteRules, WriteStream};
 use crate::BenchError;
 use crate::processes::{NamedProcess, ProcessSize};
+
+/// Looks at a process's threads, of which the one with the fewest counts, and the pause between two.
+const LOOKS: usize = 3;
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub struct IdleWriters {
@@ -91,19 +95,39 @@ struct Size {
 
 impl Size {
     fn of(process: &NamedProcess) -> Result<Self, BenchError> {
-        let ProcessSize { resident_bytes, threads, .. } = ProcessSize::of(process.pid)?;
-        let path = PathBuf::from(format!("/proc/{}/task", process.pid));
+        let ProcessSize { resident_bytes, .. } = ProcessSize::of(process.pid)?;
+        let mut threads = Threads::of(process.pid)?;
+        // A worker that is just made bears the name of the thread that needs it.
+        for _ in 1..LOOKS {
+            std::thread::sleep(LOOK_PAUSE);
+            threads = Threads::of(process.pid)?.min(threads);
+        }
+        Ok(Self {
+            name: process.name.clone(),
+            resident_bytes: resident_bytes as f64,
+            threads: threads.own as f64,
+            ring_workers: threads.ring_workers as f64,
+        })
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Threads {
+    own: usize,
+    ring_workers: usize,
+}
+
+impl Threads {
+    /// From one listing, by their names.
+    fn of(pid: u32) -> Result<Self, BenchError> {
+        let path = PathBuf::from(format!("/proc/{pid}/task"));
         let tasks = std::fs::read_dir(&path).map_err(BenchError::file("list", &path))?;
         // A worker may end while it is looked at.
         let names =
             tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-        let ring_workers = names.filter(|name| name.starts_with("iou-")).count() as f64;
-        Ok(Self {
-            name: process.name.clone(),
-            resident_bytes: resident_bytes as f64,
-            threads: (threads as f64 - ring_workers).max(1.0),
-            ring_workers,
-        })
+        let (ring_workers, own): (Vec<_>, Vec<_>) =
+            names.partition(|name| name.starts_with("iou-"));
+        Ok(Self { own: own.len(), ring_workers: ring_workers.len() })
     }
 }
 
