@@ -258,6 +258,9 @@ pub fn read_filled(
             let rest = BufferMut::zeroed((wanted - filled).next_multiple_of(SECTOR_BYTES));
             let (result, rest) = file.read_at(rest, offset + filled as u64).await;
             let count = result?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             buffer[filled..filled + count].copy_from_slice(&rest[..count]);
             let counters = ring::counters();
             counters.short_reads.add(1);
@@ -278,5 +281,28 @@ async fn on_disk_for(replica: &Replica, end: u64) -> OnDisk {
             return on_disk;
         }
         ring::sleep(GROWTH_POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_ends_early_is_an_error_also_where_it_ends_with_a_sector() {
+        ring::block_on(async {
+            let temp = tempfile::tempdir().unwrap();
+            let path = temp.path().join("short");
+            for len in [0, 700, SECTOR_BYTES, SECTOR_BYTES + 700] {
+                std::fs::write(&path, vec![7; len]).unwrap();
+                let options = ring::OpenOptions { read: true, ..Default::default() };
+                let file = ring::File::open(&path, options).await.unwrap();
+                let wanted = 2 * SECTOR_BYTES;
+                let read = read_filled(file, BufferMut::zeroed(wanted), 0, wanted).await;
+                let error = read.map(|_| ()).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{len} bytes");
+            }
+        })
+        .unwrap();
     }
 }
