@@ -61,6 +61,8 @@ pub use command::NamenodeCommand;
 pub use error::{NamenodeError, Result};
 
 #[cfg(test)]
+mod append_tests;
+#[cfg(test)]
 mod block_manager_tests;
 #[cfg(test)]
 mod file_write_tests;
