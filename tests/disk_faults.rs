@@ -28,7 +28,7 @@ const LEN: usize = 2 * sample::BLOCK + 77_777;
 
 /// Replicas of two, the first on datanode 0 as long as that can be.
 pub struct Work {
-    pub library: Library,
+    pub client: Library,
     favored: String,
     pub bytes: Vec<u8>,
     pub writers: Vec<FileWriter>,
@@ -39,13 +39,13 @@ impl Work {
     pub fn begin(cluster: &TestCluster) -> Self {
         let mut work = Self::of(cluster);
         let mut whole = work.create("/before");
-        work.library.run(async |_| {
+        work.client.run(async |_| {
             whole.write_slice(&work.bytes).await.unwrap();
             whole.close().await.unwrap();
         });
         for index in 0..WRITERS {
             let mut writer = work.create(&format!("/during{index}"));
-            work.library.run(async |_| {
+            work.client.run(async |_| {
                 writer.write_slice(&work.bytes[..FLUSHED]).await.unwrap();
                 writer.hflush().await.unwrap();
             });
@@ -57,7 +57,7 @@ impl Work {
     /// Nothing is written yet.
     pub fn of(cluster: &TestCluster) -> Self {
         let (library, bytes) = (cluster.connect(), sample::bytes(LEN));
-        Self { library, favored: cluster.datanode_address(0), bytes, writers: Vec::new() }
+        Self { client: library, favored: cluster.datanode_address(0), bytes, writers: Vec::new() }
     }
 
     pub fn create(&self, path: &str) -> FileWriter {
@@ -70,14 +70,14 @@ impl Work {
             favored_nodes: vec![self.favored.clone()],
             ..CreateOptions::default()
         };
-        self.library.run(async |client| client.create(path, options).await.unwrap())
+        self.client.run(async |client| client.create(path, options).await.unwrap())
     }
 
     /// Writes all files to their end and one more, and reads all back.
     pub fn end(&mut self) {
         let writers = std::mem::take(&mut self.writers);
         let last = self.create("/after");
-        self.library.run(async |_| {
+        self.client.run(async |_| {
             for mut writer in writers {
                 writer.write_slice(&self.bytes[FLUSHED..]).await.unwrap();
                 writer.close().await.unwrap();
@@ -91,7 +91,7 @@ impl Work {
 
     pub fn read_all_back(&self) {
         for path in self.paths() {
-            assert!(self.library.read(&path).unwrap() == self.bytes, "{path}");
+            assert!(self.client.read(&path).unwrap() == self.bytes, "{path}");
         }
     }
 
@@ -104,7 +104,7 @@ impl Work {
     fn wait_for_replicas(&self, good: &[PathBuf]) {
         for path in self.paths() {
             wait_for(&format!("two replicas of each block of {path}"), RECOVERED, || {
-                let blocks = self.library.run(async |client| {
+                let blocks = self.client.run(async |client| {
                     client.block_locations(&path, 0, u64::MAX >> 1).await.unwrap()
                 });
                 let files: Vec<PathBuf> = good.iter().flat_map(|dir| block_files(dir)).collect();
@@ -163,7 +163,7 @@ fn survives_the_loss(kind: FileSystem, fault: impl FnOnce(&LoopVolume)) {
 
 pub fn assert_one_volume_lost(cluster: &mut TestCluster, work: &Work, good: &LoopVolume) {
     wait_for("the namenode knows of the failed volume", RECOVERED, || {
-        (failed_storages(cluster, &work.library) == 1).then_some(())
+        (failed_storages(cluster, &work.client) == 1).then_some(())
     });
     let metrics = scrape(&cluster.datanode_http_address(0));
     assert_eq!(metrics["datanode_volume_failures"], 1);
@@ -220,7 +220,7 @@ fn a_volume_that_is_full_in_the_middle_of_a_block_only_loses_the_block() {
     work.end();
     let all = [good_dirs(&cluster, &good), vec![sick.data_dir()]].concat();
     work.wait_for_replicas(&all);
-    assert_eq!(failed_storages(&cluster, &work.library), 0, "a full disk is a good one");
+    assert_eq!(failed_storages(&cluster, &work.client), 0, "a full disk is a good one");
     assert_eq!(scrape(&cluster.datanode_http_address(0))["datanode_volume_failures"], 0);
     cluster.check_children().unwrap();
 }

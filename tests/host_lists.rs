@@ -20,7 +20,7 @@ type Leaving<'a> = &'a [(usize, &'a str)];
 struct Site {
     java: JavaShell,
     cluster: TestCluster,
-    library: Library,
+    client: Library,
     list: PathBuf,
     _directory: tempfile::TempDir,
 }
@@ -39,7 +39,7 @@ impl Site {
         let cluster = TestCluster::start_with(DATANODES, &settings);
         let java = JavaShell::start(&cluster.conf_dir(), &[], None);
         let library = cluster.connect();
-        Self { java, cluster, library, list, _directory: directory }
+        Self { java, cluster, client: library, list, _directory: directory }
     }
 
     fn port(&self, index: usize) -> u32 {
@@ -81,7 +81,7 @@ impl Site {
     fn await_three_others(&self, path: &str, index: usize) {
         let port = self.port(index);
         wait_for(&format!("three replicas of {path} elsewhere"), SOON, || {
-            let replicas = self.library.replica_ports(path);
+            let replicas = self.client.replica_ports(path);
             let elsewhere = |ports: &Vec<u32>| ports.iter().filter(|other| **other != port).count();
             replicas.iter().all(|ports| elsewhere(ports) == 3).then_some(())
         });
@@ -92,7 +92,7 @@ impl Site {
 fn a_decommissioned_datanode_goes_when_nothing_depends_on_it() {
     let mut site = Site::start();
     let bytes = sample::bytes(LEN);
-    site.library.write("/closed", &bytes).unwrap();
+    site.client.write("/closed", &bytes).unwrap();
     let local = site.cluster.write_scratch("sample", &bytes);
     // The only replica of a block that is being written.
     site.java.ok(&["@create", "/open", "1"]);
@@ -113,8 +113,8 @@ fn a_decommissioned_datanode_goes_when_nothing_depends_on_it() {
     site.await_status(leaver, "Decommissioned");
 
     site.cluster.stop_datanode(leaver).unwrap();
-    assert!(site.library.read("/open").unwrap() == bytes[..700_001]);
-    assert!(site.library.read("/closed").unwrap() == bytes);
+    assert!(site.client.read("/open").unwrap() == bytes[..700_001]);
+    assert!(site.client.read("/closed").unwrap() == bytes);
     let mut java = JavaShell::start(&site.cluster.conf_dir(), &[], None);
     assert!(java.run(&["-cat", "/closed"]).succeeded().out == bytes);
 
@@ -127,7 +127,7 @@ fn a_decommissioned_datanode_goes_when_nothing_depends_on_it() {
 fn a_datanode_in_maintenance_is_gone_for_a_while_and_copied_no_more_than_needed() {
     let mut site = Site::start();
     let bytes = sample::bytes(LEN);
-    site.library.write("/f", &bytes).unwrap();
+    site.client.write("/f", &bytes).unwrap();
     let holds = |index: &usize| site.cluster.finalized_blocks(*index).len();
     let leaver = (0..DATANODES).max_by_key(holds).unwrap();
     let stored = |site: &Site| -> usize {
@@ -139,13 +139,13 @@ fn a_datanode_in_maintenance_is_gone_for_a_while_and_copied_no_more_than_needed(
     // A dead node is noticed after 4 s, and would be replaced at once.
     std::thread::sleep(Duration::from_secs(7));
     assert_eq!(stored(&site), 9, "no replica was made for those that come back");
-    assert!(site.library.read("/f").unwrap() == bytes);
+    assert!(site.client.read("/f").unwrap() == bytes);
 
     site.cluster.start_datanode(leaver).unwrap();
     site.want(&[]);
     site.await_status(leaver, "Normal");
     wait_for("all replicas", SOON, || {
-        site.library.replica_ports("/f").iter().all(|ports| ports.len() == 3).then_some(())
+        site.client.replica_ports("/f").iter().all(|ports| ports.len() == 3).then_some(())
     });
     assert_eq!(stored(&site), 9);
 }

@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_secs(40);
 
 struct Site {
     cluster: TestCluster,
-    library: Library,
+    client: Library,
     bytes: Vec<u8>,
     /// Dropped after those who are on its hosts.
     network: Network,
@@ -43,17 +43,17 @@ impl Site {
         let settings = [&failures::SETTINGS[..], &calls, settings].concat();
         let cluster = TestCluster::start_in(&network, DATANODES, &settings);
         let library = cluster.connect();
-        Self { cluster, library, bytes: sample::bytes(FILE_LEN), network }
+        Self { cluster, client: library, bytes: sample::bytes(FILE_LEN), network }
     }
 
     fn create(&self, path: &str, replication: u16) -> FileWriter {
         let options = CreateOptions { replication: Some(replication), ..CreateOptions::default() };
-        self.library.run(async |client| client.create(path, options).await.unwrap())
+        self.client.run(async |client| client.create(path, options).await.unwrap())
     }
 
     #[track_caller]
     fn write_flushed(&self, writer: &mut FileWriter, from: usize, to: usize) {
-        let written = self.library.run(async |_| {
+        let written = self.client.run(async |_| {
             writer.write_slice(&self.bytes[from..to]).await?;
             writer.hflush().await
         });
@@ -62,7 +62,7 @@ impl Site {
 
     #[track_caller]
     fn close(&self, writer: FileWriter) {
-        self.library.run(async |_| writer.close().await).unwrap_or_else(|error| panic!("{error}"));
+        self.client.run(async |_| writer.close().await).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// The datanodes that this process writes through.
@@ -76,13 +76,13 @@ impl Site {
 
     /// Of the file's first block: each recovery of a pipeline gives it a new one.
     fn generation_stamp(&self, path: &str) -> GenerationStamp {
-        let blocks = self.library.run(async |client| client.block_locations(path, 0, 1).await);
+        let blocks = self.client.run(async |client| client.block_locations(path, 0, 1).await);
         blocks.unwrap()[0].block.block.generation_stamp
     }
 
     #[track_caller]
     fn assert_holds(&self, path: &str, bytes: &[u8]) {
-        assert!(self.library.read(path).unwrap() == bytes, "{path}");
+        assert!(self.client.read(path).unwrap() == bytes, "{path}");
     }
 
     /// The disks come to hold as many replicas as there should be, all of them right. An order to delete
@@ -106,14 +106,14 @@ impl Site {
             let datanode =
                 RpcClient::new(&address, protocol, "operator", RpcClientOptions::default());
             let asked: Result<TriggerBlockReportResponseProto, _> =
-                self.library.run(async |_| datanode.call("triggerBlockReport", &request).await);
+                self.client.run(async |_| datanode.call("triggerBlockReport", &request).await);
             asked.unwrap_or_else(|error| panic!("{address}: {error}"));
         }
     }
 
     fn live_datanodes(&self) -> usize {
         let live = DatanodeReportTypeProto::Live;
-        self.library.run(async |client| client.datanode_report(live).await).unwrap().len()
+        self.client.run(async |client| client.datanode_report(live).await).unwrap().len()
     }
 }
 
@@ -170,16 +170,16 @@ fn a_datanode_that_only_the_namenode_has_lost_comes_back_without_harm() {
     }
     let holds = |index: &usize| site.cluster.finalized_blocks(*index).len();
     let lost = (0..DATANODES).max_by_key(holds).unwrap();
-    let mut reader = site.library.run(async |client| client.open("/wide").await).unwrap();
+    let mut reader = site.client.run(async |client| client.open("/wide").await).unwrap();
     site.network.cut(Place::Namenode, Place::Datanode(lost));
     wait_for("the datanode dead", SOON, || (site.live_datanodes() == 3).then_some(()));
     wait_for("its replicas of /kept replaced", SOON, || {
-        site.library.replica_ports("/kept").iter().all(|ports| ports.len() == 3).then_some(())
+        site.client.replica_ports("/kept").iter().all(|ports| ports.len() == 3).then_some(())
     });
 
     let others = || (0..DATANODES).filter(|index| *index != lost).map(Place::Datanode);
     others().for_each(|other| site.network.cut(Place::Tests, other));
-    let read = site.library.run(async |_| {
+    let read = site.client.run(async |_| {
         let mut read = Vec::new();
         while let Some(chunk) = reader.next_chunk().await? {
             read.extend_from_slice(&chunk);
@@ -190,8 +190,8 @@ fn a_datanode_that_only_the_namenode_has_lost_comes_back_without_harm() {
     site.network.heal();
     site.network.cut(Place::Namenode, Place::Datanode(lost));
 
-    assert!(site.library.run(async |client| client.delete("/doomed", false).await).unwrap());
-    let mut writer = site.library.run(async |client| client.append("/grown").await).unwrap();
+    assert!(site.client.run(async |client| client.delete("/doomed", false).await).unwrap());
+    let mut writer = site.client.run(async |client| client.append("/grown").await).unwrap();
     site.write_flushed(&mut writer, 300_001, 500_009);
     site.close(writer);
     let mut writer = site.create("/new", 3);
@@ -221,14 +221,14 @@ fn a_writer_that_the_namenode_has_lost_is_followed_by_another() {
         let lost = scope.spawn(|| {
             while acknowledged < FILE_LEN {
                 let next = (acknowledged + 4_321).min(FILE_LEN);
-                site.library.run(async |_| {
+                site.client.run(async |_| {
                     writer.write_slice(&site.bytes[acknowledged..next]).await?;
                     writer.hflush().await
                 })?;
                 acknowledged = next;
                 std::thread::sleep(Duration::from_millis(100));
             }
-            site.library.run(async |_| writer.close().await)
+            site.client.run(async |_| writer.close().await)
         });
         wait_for("an append by another writer", SOON, || {
             let mut append = site.network.command(Place::Elsewhere, BINARY.as_ref());
@@ -240,7 +240,7 @@ fn a_writer_that_the_namenode_has_lost_is_followed_by_another() {
         assert!(lost.join().unwrap().is_err(), "it must learn that its lease has run out");
     });
     assert!(acknowledged > 400_000, "it went on without the namenode");
-    let read = site.library.read("/f").unwrap();
+    let read = site.client.read("/f").unwrap();
     let old = read.strip_suffix(b"of another writer").expect("the other writer's end");
     assert!(old.len() >= acknowledged, "{} of {acknowledged} acknowledged", old.len());
     assert!(site.bytes.starts_with(old), "and nothing else");
@@ -259,7 +259,7 @@ fn a_namenode_cut_off_from_all_datanodes_loses_nothing() {
     datanodes().for_each(|datanode| site.network.cut(Place::Namenode, datanode));
     wait_for("all datanodes dead", SOON, || (site.live_datanodes() == 0).then_some(()));
     site.write_flushed(&mut writer, 400_000, 900_001);
-    let missing = site.library.read("/old").unwrap_err().to_string();
+    let missing = site.client.read("/old").unwrap_err().to_string();
     assert!(missing.contains("/old"), "{missing}");
 
     site.network.heal();
@@ -284,7 +284,7 @@ fn servers_are_rid_of_clients_whose_host_has_vanished() {
         let remotes = processes::connections(server).into_iter();
         remotes.filter(|remote| remote.ip() == own).count()
     };
-    let (idle, asking) = (site.cluster.connect(), &site.library);
+    let (idle, asking) = (site.cluster.connect(), &site.client);
     for library in [&idle, asking] {
         library.run(async |client| client.mkdirs("/d", 0o755, true).await).unwrap();
     }
@@ -301,7 +301,7 @@ fn servers_are_rid_of_clients_whose_host_has_vanished() {
     let report = async |_: &Client| -> Result<TriggerBlockReportResponseProto, _> {
         operator.call("triggerBlockReport", &request).await
     };
-    site.library.run(report).unwrap();
+    site.client.run(report).unwrap();
     assert_eq!(connected(datanode), 1);
 
     // Longer than the time in which a silent client is let go: its host answers for it.

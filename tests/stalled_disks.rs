@@ -57,14 +57,14 @@ fn a_volume_that_stalls_under_writes_holds_nobody_up() {
 #[test]
 fn a_volume_that_stalls_under_reads_holds_nobody_up() {
     survives_a_stall_at(Call::Read, |work| {
-        assert!(work.library.read("/before").unwrap() == work.bytes);
+        assert!(work.client.read("/before").unwrap() == work.bytes);
     });
 }
 
 #[test]
 fn a_volume_that_stalls_under_hsync_holds_nobody_up() {
     survives_a_stall_at(Call::Sync, |work| {
-        work.library.run(async |_| {
+        work.client.run(async |_| {
             for writer in &mut work.writers {
                 writer.hsync().await.unwrap();
             }
@@ -95,13 +95,13 @@ fn a_volume_that_answers_again_is_written_to_again() {
     wait_for_metric(&cluster, "ringfs_slabs_in_use", |value| value == 0);
     let before = block_files(&sick.behind()).len();
     let mut writer = work.create("/again");
-    work.library.run(async |_| {
+    work.client.run(async |_| {
         writer.write_slice(&work.bytes).await.unwrap();
         writer.close().await.unwrap();
     });
     assert!(block_files(&sick.behind()).len() > before, "nothing was written to it again");
     work.read_all_back();
-    assert_eq!(failed_storages(&cluster, &work.library), 0);
+    assert_eq!(failed_storages(&cluster, &work.client), 0);
     // What was given up is sorted out by the next start.
     cluster.restart();
     cluster.wait_until_serving(3).unwrap();
@@ -135,7 +135,7 @@ fn many_stuck_operations_hold_up_no_other_volume() {
     let stuck = metric(&cluster, "ringfs_disk_operations_stuck");
     assert!(stuck > 5 * cores as u64, "{stuck} operations are stuck on {cores} cores");
     let mut writer = work.create_with("/meanwhile", 1);
-    work.library.run(async |_| {
+    work.client.run(async |_| {
         writer.write_slice(&work.bytes[..sample::BLOCK]).await.unwrap();
         writer.hsync().await.unwrap();
         writer.close().await.unwrap();
@@ -164,7 +164,7 @@ fn a_volume_that_stalls_at_start_is_a_failed_one() {
             (failures_told(&cluster) > before).then_some(())
         });
         let mut writer = work.create("/meanwhile");
-        work.library.run(async |client| {
+        work.client.run(async |client| {
             writer.write_slice(&work.bytes).await.unwrap();
             writer.close().await.unwrap();
             client.delete("/meanwhile", false).await.unwrap();
@@ -189,7 +189,7 @@ fn a_datanode_stops_in_time_whatever_its_disks_do() {
     let mut work = Work::begin(&cluster);
     sick.set(Fault::StallingAt(Call::Write));
     for writer in &mut work.writers {
-        work.library.run(async |_| {
+        work.client.run(async |_| {
             writer.write_slice(&work.bytes[..5000]).await.unwrap();
             let _ = tokio::time::timeout(Duration::from_millis(200), writer.hflush()).await;
         });

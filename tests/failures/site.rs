@@ -19,7 +19,7 @@ const STOPPED: Duration = Duration::from_secs(3);
 
 pub struct Site {
     cluster: TestCluster,
-    library: Library,
+    client: Library,
     kind: Kind,
     writer: Option<Writer>,
     bytes: Vec<u8>,
@@ -40,7 +40,7 @@ impl Site {
         let cluster = TestCluster::start_with(DATANODES, &SETTINGS);
         let library = cluster.connect();
         let bytes = sample::bytes(FILE_LEN);
-        Self { cluster, library, kind, writer: None, bytes, files: Vec::new() }
+        Self { cluster, client: library, kind, writer: None, bytes, files: Vec::new() }
     }
 
     /// How the write ended, or what is wrong about it.
@@ -182,11 +182,11 @@ impl Site {
     fn read_back(&self, path: &str, progress: &Progress) -> Result<usize, String> {
         if !progress.closed {
             wait_for(&format!("{path} closed"), Duration::from_secs(60), || {
-                let closed = self.library.run(async |client| client.recover_lease(path).await);
+                let closed = self.client.run(async |client| client.recover_lease(path).await);
                 closed.unwrap_or(false).then_some(())
             });
         }
-        let read = self.library.read(path).map_err(|error| format!("reading: {error}"))?;
+        let read = self.client.read(path).map_err(|error| format!("reading: {error}"))?;
         if read.len() < progress.acknowledged || (progress.closed && read.len() != FILE_LEN) {
             let acknowledged = progress.acknowledged;
             return Err(format!("LOST: {} bytes of {acknowledged} acknowledged", read.len()));
@@ -201,7 +201,7 @@ impl Site {
     fn holders(&self, path: &str, replication: usize) -> Vec<usize> {
         wait_for("the first block finalized", Duration::from_secs(20), || {
             let blocks =
-                self.library.run(async |client| client.block_locations(path, 0, 1 << 60).await);
+                self.client.run(async |client| client.block_locations(path, 0, 1 << 60).await);
             let id = blocks.ok()?.first()?.block.block.id.0;
             let holders: Vec<usize> = (0..DATANODES)
                 .filter(|index| self.cluster.finalized_blocks(*index).contains(&id))
