@@ -226,6 +226,48 @@ pub async fn cut(files: &ReplicaFiles, len: u64) -> Result<DataChecksum> {
     Ok(checksum)
 }
 
+/// Cuts a replica of `known_len` bytes, some of which are known to have rotted, without making them
+/// look sound: a last chunk that becomes partial gets a new checksum only if it fits its old one. No
+/// file grows, and a meta file without a header stays as it is.
+pub async fn cut_rotten(files: &ReplicaFiles, known_len: u64, len: u64) -> Result<()> {
+    let meta = open_existing(&files.meta, false).await?;
+    let data = open_existing(&files.data, false).await?;
+    let checksum = read_checksum(&meta, &files.meta).await.ok();
+    let cutting = || format!("cutting {}, which is rotten, to {len} bytes", files.data.display());
+    let cut = async {
+        if let Some(checksum) = checksum {
+            if last_chunk_fits(&data, &meta, checksum, known_len, len).await? {
+                return cut_open(&data, &meta, checksum, len).await;
+            }
+            let stored_len = meta.len().await?.min(meta_len(checksum, len));
+            meta.set_len(stored_len).await?;
+        }
+        let data_len = data.len().await?.min(len);
+        data.set_len(data_len).await
+    };
+    cut.await.map_err(|source| DatanodeError::Io { what: cutting(), source })
+}
+
+/// Whether the chunk that a cut to `len` leaves a part of fits its checksum; `false` if none is cut.
+async fn last_chunk_fits(
+    data: &ring::File,
+    meta: &ring::File,
+    checksum: DataChecksum,
+    known_len: u64,
+    len: u64,
+) -> io::Result<bool> {
+    let chunk_len = u64::from(checksum.bytes_per_checksum);
+    let start = len - len % chunk_len;
+    let end = known_len.min(data.len().await?).min(start + chunk_len);
+    let stored_at = META_HEADER_BYTES as u64 + len / chunk_len * 4;
+    if checksum.kind == ChecksumType::Null || end <= len || meta.len().await? < stored_at + 4 {
+        return Ok(false);
+    }
+    let bytes = data.read_exact_at(start, (end - start) as usize).await?;
+    let stored = meta.read_exact_at(stored_at, 4).await?;
+    Ok(stored[..] == checksum.crc(&bytes).to_be_bytes())
+}
+
 async fn cut_open(
     data: &ring::File,
     meta: &ring::File,
@@ -263,22 +305,21 @@ pub async fn break_hard_links(files: &ReplicaFiles) -> Result<()> {
     Ok(())
 }
 
-/// Copies the first `len` bytes of a replica to a new block id, with checksums cut to fit.
-pub async fn copy_replica(from: &ReplicaFiles, to: &ReplicaFiles, len: u64) -> Result<()> {
+/// Copies a replica to a new block id, its data up to `len_max`; it is to be cut then.
+pub async fn copy_replica(from: &ReplicaFiles, to: &ReplicaFiles, len_max: u64) -> Result<()> {
     if let Some(dir) = to.data.parent() {
         make_dirs(dir).await?;
     }
     copy_range(&from.meta, &to.meta, u64::MAX).await?;
-    copy_range(&from.data, &to.data, len).await?;
-    cut(to, len).await.map(drop)
+    copy_range(&from.data, &to.data, len_max).await
 }
 
-async fn copy_range(from: &Path, to: &Path, len: u64) -> Result<()> {
+async fn copy_range(from: &Path, to: &Path, len_max: u64) -> Result<()> {
     let source = open_existing(from, false).await?;
     let target = create_new(to, false).await?;
     let copying = || format!("copying {} to {}", from.display(), to.display());
     let copied = async {
-        let end = source.len().await?.min(len);
+        let end = source.len().await?.min(len_max);
         let mut offset = 0;
         while offset < end {
             let count = (end - offset).min(COPY_CHUNK_BYTES as u64) as usize;

@@ -10,8 +10,10 @@ use crate::block_reports::BlockChange;
 use crate::dataset::{Dataset, account_whole};
 use crate::error::{DatanodeError, Result};
 use crate::limits::ROT_REFUSALS_MAX;
-use crate::replica::{Replica, ReplicaEvent};
-use crate::replica_files::{break_hard_links, copy_replica, cut, move_meta_first, sync_replica};
+use crate::replica::{Replica, ReplicaEvent, ReplicaFiles};
+use crate::replica_files::{
+    break_hard_links, copy_replica, cut, cut_rotten, move_meta_first, sync_replica,
+};
 
 /// A replica that waits for the primary's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,21 @@ pub struct ReplicaUnderRecovery {
     /// The state it was in.
     pub original: ReplicaState,
     pub block: Block,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Bytes {
+    Sound,
+    Rotten { known_len: u64 },
+}
+
+impl Bytes {
+    async fn cut(self, files: &ReplicaFiles, len: u64) -> Result<()> {
+        match self {
+            Self::Sound => cut(files, len).await.map(drop),
+            Self::Rotten { known_len } => cut_rotten(files, known_len, len).await,
+        }
+    }
 }
 
 impl Dataset {
@@ -71,16 +88,20 @@ impl Dataset {
         let held = self.hold_in_time(&replica).await?;
         replica.check(ReplicaEvent::FinishRecovery)?;
         expect_verdict_fits(&replica, old, recovery_id, new_len)?;
-        if let Err(error) = self.expect_sound(&replica, new_len).await {
-            let is_rot = matches!(error, DatanodeError::Corrupt { .. });
-            if !is_rot || replica.refuse_for_rot() <= ROT_REFUSALS_MAX {
-                return Err(error);
+        let bytes = match self.expect_sound(&replica, new_len).await {
+            Ok(()) => Bytes::Sound,
+            Err(error) => {
+                let is_rot = matches!(error, DatanodeError::Corrupt { .. });
+                if !is_rot || replica.refuse_for_rot() <= ROT_REFUSALS_MAX {
+                    return Err(error);
+                }
+                warn!(%error, "recovered all the same: nobody else has it");
+                Bytes::Rotten { known_len: replica.on_disk().len }
             }
-            warn!(%error, "recovered all the same: nobody else has it");
-        }
+        };
         let storage_id = replica.volume().storage_id().to_owned();
         if let Some(id) = new_id.filter(|id| *id != replica.id()) {
-            self.copy_on_truncate(&replica, id, recovery_id, new_len).await?;
+            self.copy_on_truncate(&replica, id, recovery_id, new_len, bytes).await?;
             return Ok(storage_id);
         }
         let from = replica.files();
@@ -90,7 +111,7 @@ impl Dataset {
         let moved = async {
             break_hard_links(&from).await?;
             if !ringfs_protocol::mutant!("datanode: recover without a cut") {
-                cut(&from, new_len).await?;
+                bytes.cut(&from, new_len).await?;
             }
             move_meta_first(&from, &to).await?;
             // The namenode takes this length and stamp for final.
@@ -122,6 +143,7 @@ impl Dataset {
         id: BlockId,
         stamp: GenerationStamp,
         len: u64,
+        bytes: Bytes,
     ) -> Result<()> {
         let block = Block { id, generation_stamp: stamp, num_bytes: len };
         let copy =
@@ -132,7 +154,13 @@ impl Dataset {
             state: present.state(),
             found_stamp: present.generation_stamp().0,
         })?;
-        if let Err(error) = copy_replica(&replica.files(), &copy.files(), len).await {
+        let copied = async {
+            // All of a rotten one: whether the chunk that is cut fits has to be seen.
+            let len_max = if matches!(bytes, Bytes::Sound) { len } else { u64::MAX };
+            copy_replica(&replica.files(), &copy.files(), len_max).await?;
+            bytes.cut(&copy.files(), len).await
+        };
+        if let Err(error) = copied.await {
             self.forget(&copy);
             return Err(error);
         }
@@ -165,6 +193,7 @@ fn expect_verdict_fits(
 mod tests {
     use super::*;
     use crate::dataset::tests::{extended, open, put, put_finalized};
+    use crate::replica_length::DEFAULT_CHECKSUM;
     use crate::ring;
     use crate::transitions::tests::{assert_holds, fill, node, request};
     use crate::volume::tests::POOL;
@@ -269,6 +298,65 @@ mod tests {
             dataset.start_recovery(&old, id).await.unwrap();
             dataset.finish_recovery(&old, id, 512, None).await.unwrap();
             assert_holds(&replica, &[1; 512]);
+        })
+        .unwrap();
+    }
+
+    async fn recover_rotten(dataset: &Dataset, replica: &Replica, len: u64) -> Result<String> {
+        let old = ExtendedBlock { pool_id: POOL.to_owned(), block: replica.block() };
+        for id in 2000.. {
+            let id = GenerationStamp(id);
+            dataset.start_recovery(&old, id).await.unwrap();
+            let finished = dataset.finish_recovery(&old, id, len, None).await;
+            if finished.is_ok() || id.0 == 2000 + u64::from(ROT_REFUSALS_MAX) {
+                return finished;
+            }
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn a_replica_with_half_a_header_does_not_hold_up_a_lease_for_ever() {
+        ring::block_on(async {
+            let node = node();
+            put_finalized(&node.volume, 1, 1001, &[1; 1500]);
+            put_finalized(&node.volume, 2, 1001, &[1; 1500]);
+            let dataset = open(vec![node.volume.clone()]);
+            for (id, len) in [(1, 1500), (2, 700)] {
+                let replica = dataset.replica(POOL, BlockId(id)).unwrap();
+                std::fs::write(replica.files().meta, [0, 1, 2]).unwrap();
+                recover_rotten(&dataset, &replica, len).await.unwrap();
+                assert_eq!(replica.state(), ReplicaState::Finalized);
+                assert_eq!(std::fs::metadata(replica.files().data).unwrap().len(), len);
+                assert_eq!(std::fs::read(replica.files().meta).unwrap(), [0, 1, 2]);
+            }
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn rot_does_not_look_sound_after_a_recovery() {
+        ring::block_on(async {
+            let node = node();
+            // The chunk that is cut is rotten, or the one before it.
+            let cases = [(1, 1100, 1500), (2, 1100, 1300), (3, 600, 1300)];
+            for (id, _, _) in cases {
+                put_finalized(&node.volume, id, 1001, &[1; 1500]);
+            }
+            let dataset = open(vec![node.volume.clone()]);
+            for (id, rotten_at, len) in cases {
+                let replica = dataset.replica(POOL, BlockId(id)).unwrap();
+                let mut rotten = [1; 1500];
+                rotten[rotten_at] = 2;
+                std::fs::write(replica.files().data, rotten).unwrap();
+                recover_rotten(&dataset, &replica, len).await.unwrap();
+                assert_eq!(std::fs::read(replica.files().data).unwrap(), rotten[..len as usize]);
+                let verified = dataset.expect_sound(&replica, len).await;
+                assert!(matches!(verified, Err(DatanodeError::Corrupt { .. })), "{verified:?}");
+                let last = std::fs::read(replica.files().meta).unwrap().split_off(7 + 8);
+                let fits = last == DEFAULT_CHECKSUM.crc(&rotten[1024..len as usize]).to_be_bytes();
+                assert_eq!(fits, rotten_at < 1024);
+            }
         })
         .unwrap();
     }

@@ -80,6 +80,13 @@ enum NameChange {
     CreateDir { path: PathBuf },
 }
 
+impl Failures {
+    /// What is there can be lost.
+    pub fn may_lose_bytes(&self) -> bool {
+        self.read || self.write || self.sync
+    }
+}
+
 fn eio() -> io::Error {
     io::Error::from_raw_os_error(libc::EIO)
 }

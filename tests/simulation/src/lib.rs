@@ -223,9 +223,22 @@ async fn look_for_losses(world: World, oracle: Oracle, promise: workload::Promis
     let watch = world.state().watch.clone();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
+        give_up_what_only_bad_disks_have(&world, &oracle);
         if let Some(lost) = watch.lost(&oracle, promise) {
             world.state().violation(lost);
         }
+    }
+}
+
+/// A pipeline of one may have been made on a disk that failed already.
+fn give_up_what_only_bad_disks_have(world: &World, oracle: &Oracle) {
+    let (watch, bad_disks) = {
+        let state = world.state();
+        let bad_disks = state.disks.iter().filter(|(_, disk)| disk.fails.may_lose_bytes());
+        (state.watch.clone(), bad_disks.map(|(machine, _)| machine.clone()).collect::<Vec<_>>())
+    };
+    for machine in bad_disks {
+        watch.give_up_what_is_only_at(&machine, oracle);
     }
 }
 
@@ -428,14 +441,15 @@ async fn strike(
         Fault::Reset => world.state().reset_some(),
         Fault::ResetInPacket { parcels } => world.state().network.reset_in = Some(*parcels),
         Fault::FailDisk { number, fails } => {
+            give_up_what_only_bad_disks_have(&world, oracle);
             let machine = cluster.datanodes[*number].machine.clone();
-            if fails.read || fails.write || fails.sync {
-                let watch = world.state().watch.clone();
-                watch.give_up_what_is_only_at(&machine, oracle);
-            }
             world.state().disks.entry(machine).or_default().fails = *fails;
+            give_up_what_only_bad_disks_have(&world, oracle);
         }
-        Fault::MendDisk { number } => mend(cluster, *number),
+        Fault::MendDisk { number } => {
+            give_up_what_only_bad_disks_have(&world, oracle);
+            mend(cluster, *number);
+        }
         Fault::Rot => cluster.rot(),
         Fault::After { event, times, then } => {
             world.state().awaiting.push((event, *times, Fault::clone(then)));
