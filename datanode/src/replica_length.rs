@@ -66,7 +66,7 @@ pub fn meta_len(checksum: DataChecksum, len: u64) -> u64 {
 }
 
 /// All of `bytes`, or the shorter prefix with this checksum, as far as `mask` looks at it.
-fn good_prefix(checksum: DataChecksum, expected: u32, mask: u32, bytes: &[u8]) -> Option<u64> {
+pub fn good_prefix(checksum: DataChecksum, expected: u32, mask: u32, bytes: &[u8]) -> Option<u64> {
     let fits = |crc: u32| crc & mask == expected & mask;
     if fits(checksum.crc(bytes)) {
         return Some(bytes.len() as u64);

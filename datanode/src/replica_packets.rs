@@ -12,6 +12,7 @@ use ringfs_protocol::packet::{PACKET_PREFIX_MAX_BYTES, PacketHeader, encode_pack
 use crate::error::{DatanodeError, Result};
 use crate::replica::Replica;
 use crate::replica_files::{open_reader, read_checksum};
+use crate::replica_length::good_prefix;
 use crate::ring;
 
 /// Data of one packet, as HDFS clients send it: 126 chunks of 512 bytes.
@@ -26,13 +27,34 @@ pub async fn verify(replica: &Arc<Replica>, len: u64) -> Result<()> {
     let mut stored = ReplicaPackets::open(replica.clone(), on_disk.len).await?;
     let chunk_len = u64::from(stored.checksum.bytes_per_checksum);
     let end = len.next_multiple_of(chunk_len).min(on_disk.len);
-    let run_max = (PACKET_DATA_BYTES * PACKETS_PER_RUN / chunk_len).max(1) * chunk_len;
     while stored.offset < end {
-        let run_len = (end - stored.offset).min(run_max);
+        let run_len = (end - stored.offset).min(stored.run_max());
         stored.read(run_len).await?;
         stored.offset += run_len;
     }
     Ok(())
+}
+
+/// Where a loss of power tore the replica: the end of what was synced last, if that was within a chunk
+/// of which more was written later. Its data is the later one and its checksum the earlier one, which
+/// fits the synced part. `None` where the first chunk that does not fit has no such part.
+pub async fn torn_at(replica: &Arc<Replica>) -> Result<Option<u64>> {
+    let end = replica.on_disk().len;
+    let mut stored = ReplicaPackets::open(replica.clone(), end).await?;
+    let checksum = stored.checksum;
+    let chunk_len = u64::from(checksum.bytes_per_checksum);
+    while stored.offset < end {
+        let run_len = (end - stored.offset).min(stored.run_max());
+        let (data, checksums) = stored.read_stored(run_len).await?;
+        if let Err(mismatch) = checksum.verify(&data, &checksums) {
+            let start = mismatch.chunk_index * chunk_len as usize;
+            let chunk = &data[start..data.len().min(start + chunk_len as usize)];
+            let part = good_prefix(checksum, mismatch.expected, u32::MAX, chunk);
+            return Ok(part.map(|part| stored.offset + start as u64 + part));
+        }
+        stored.offset += run_len;
+    }
+    Ok(None)
 }
 
 pub struct ReplicaPackets {
@@ -57,6 +79,12 @@ impl ReplicaPackets {
 
     pub fn checksum(&self) -> DataChecksum {
         self.checksum
+    }
+
+    /// Bytes of a run: whole chunks.
+    fn run_max(&self) -> u64 {
+        let chunk_len = u64::from(self.checksum.bytes_per_checksum);
+        (PACKET_DATA_BYTES * PACKETS_PER_RUN / chunk_len).max(1) * chunk_len
     }
 
     /// The next packets, encoded; the empty last packet comes alone; then `None`.
@@ -84,8 +112,23 @@ impl ReplicaPackets {
         Ok(Some(out))
     }
 
-    /// Data and checksums of a run that starts at a chunk boundary.
+    /// Data and checksums of a run that starts at a chunk boundary, verified.
     async fn read(&self, run_len: u64) -> Result<(Vec<u8>, Vec<u8>)> {
+        let (data, checksums) = self.read_stored(run_len).await?;
+        self.checksum.verify(&data, &checksums).map_err(|mismatch| {
+            let source = io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "chunk {} after byte {} has checksum {:08x}, stored is {:08x}",
+                    mismatch.chunk_index, self.offset, mismatch.computed, mismatch.expected
+                ),
+            );
+            DatanodeError::Corrupt { block: self.replica.block(), source }
+        })?;
+        Ok((data, checksums))
+    }
+
+    async fn read_stored(&self, run_len: u64) -> Result<(Vec<u8>, Vec<u8>)> {
         let reading = || format!("reading {}", self.replica.block());
         let failed = |source| DatanodeError::Io { what: reading(), source };
         let data = self.data.read_exact_at(self.offset, run_len as usize).await.map_err(failed)?;
@@ -108,16 +151,6 @@ impl ReplicaPackets {
                 checksums[count - 4..].copy_from_slice(&crc.to_be_bytes());
             }
         }
-        self.checksum.verify(&data, &checksums).map_err(|mismatch| {
-            let source = io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "chunk {} after byte {} has checksum {:08x}, stored is {:08x}",
-                    mismatch.chunk_index, self.offset, mismatch.computed, mismatch.expected
-                ),
-            );
-            DatanodeError::Corrupt { block: self.replica.block(), source }
-        })?;
         Ok((data, checksums))
     }
 

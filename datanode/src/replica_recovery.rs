@@ -1,6 +1,7 @@
 //! A participant's part in block recovery: stop the writer and say what is here, then take on the
 //! length and the generation stamp that the primary found.
 
+use std::io;
 use std::sync::Arc;
 
 use ringfs_protocol::block::{Block, BlockId, ExtendedBlock, GenerationStamp, ReplicaState};
@@ -10,10 +11,11 @@ use crate::block_reports::BlockChange;
 use crate::dataset::{Dataset, account_whole};
 use crate::error::{DatanodeError, Result};
 use crate::limits::ROT_REFUSALS_MAX;
-use crate::replica::{Replica, ReplicaEvent, ReplicaFiles};
+use crate::replica::{OnDisk, Replica, ReplicaEvent, ReplicaFiles};
 use crate::replica_files::{
     break_hard_links, copy_replica, cut, cut_rotten, move_meta_first, sync_replica,
 };
+use crate::replica_packets::torn_at;
 
 /// A replica that waits for the primary's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,9 @@ impl Dataset {
                 if !is_rot || replica.refuse_for_rot() <= ROT_REFUSALS_MAX {
                     return Err(error);
                 }
+                if self.forget_what_is_torn(&replica).await? {
+                    return Err(error);
+                }
                 warn!(%error, "recovered all the same: nobody else has it");
                 Bytes::Rotten { known_len: replica.on_disk().len }
             }
@@ -135,6 +140,28 @@ impl Dataset {
             BlockChange::RECEIVED,
         )?;
         Ok(storage_id)
+    }
+
+    /// What lies behind the last sync of an interrupted replica was never promised, and readers would
+    /// not get the synced part of the chunk in which it ends: the next recovery is told of no more. The
+    /// files are cut by that.
+    async fn forget_what_is_torn(&self, replica: &Arc<Replica>) -> Result<bool> {
+        if replica.original_state() != ReplicaState::Rwr {
+            return Ok(false);
+        }
+        let torn_at = match torn_at(replica).await {
+            Err(DatanodeError::Io { source, .. })
+                if source.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                None
+            }
+            torn_at => torn_at?,
+        };
+        let Some(len) = torn_at else { return Ok(false) };
+        warn!(block = %replica.block(), len, "torn there: what follows is given up");
+        replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
+        account_whole(replica);
+        Ok(true)
     }
 
     async fn copy_on_truncate(
@@ -330,6 +357,32 @@ mod tests {
                 assert_eq!(std::fs::metadata(replica.files().data).unwrap().len(), len);
                 assert_eq!(std::fs::read(replica.files().meta).unwrap(), [0, 1, 2]);
             }
+        })
+        .unwrap();
+    }
+
+    /// A sync at 600 bytes, a write to 1,500 behind it, and a loss of power that took the page of the
+    /// later checksums but for one behind.
+    #[test]
+    fn a_torn_replica_is_recovered_up_to_its_last_sync() {
+        ring::block_on(async {
+            let node = node();
+            put(&node.volume, ReplicaState::Rbw, 1, 1001, &[1; 1500]);
+            let meta = node.volume.rbw_dir().join("blk_1_1001.meta");
+            let mut stored = std::fs::read(&meta).unwrap();
+            stored[7 + 4..7 + 8].copy_from_slice(&DEFAULT_CHECKSUM.crc(&[1; 88]).to_be_bytes());
+            std::fs::write(&meta, stored).unwrap();
+            let dataset = open(vec![node.volume.clone()]);
+            let replica = dataset.replica(POOL, BlockId(1)).unwrap();
+            assert_eq!(replica.block().num_bytes, 1500, "the last chunk proves itself");
+            let refused = recover_rotten(&dataset, &replica, 1500).await;
+            assert!(matches!(refused, Err(DatanodeError::Corrupt { .. })), "{refused:?}");
+            let (old, id) = (extended(1, 1001, 600), GenerationStamp(3000));
+            let found = dataset.start_recovery(&old, id).await.unwrap().expect("a replica");
+            assert_eq!(found.block, extended(1, 1001, 600).block);
+            assert_eq!(found.original, ReplicaState::Rwr);
+            dataset.finish_recovery(&old, id, 600, None).await.unwrap();
+            assert_holds(&replica, &[1; 600]);
         })
         .unwrap();
     }

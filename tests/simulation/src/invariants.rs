@@ -240,9 +240,10 @@ impl Watch {
     }
 
     /// The disk of `machine` fails. Where a pipeline had lost all others and no copy was made yet, it
-    /// has the only replica: nothing from there on is promised any longer.
-    pub fn give_up_what_is_only_at(&self, machine: &str, oracle: &Oracle) {
-        let Some(namesystem) = self.namenode() else { return };
+    /// has the only replica: nothing from there on is promised any longer. `false` without a namenode to
+    /// ask.
+    pub fn give_up_what_is_only_at(&self, machine: &str, oracle: &Oracle) -> bool {
+        let Some(namesystem) = self.namenode() else { return false };
         for file in oracle.lock().iter_mut() {
             let located = namenode::located(&namesystem, &file.path);
             let blocks = located.map(|located| located.blocks).unwrap_or_default();
@@ -258,6 +259,7 @@ impl Watch {
             }
             self.given_up.lock().extend(given_up.into_iter().map(|block| block_of(block).id));
         }
+        true
     }
 
     /// Whether some of the file lay only on a disk when it failed, so that it may end in rot.

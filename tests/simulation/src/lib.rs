@@ -23,7 +23,7 @@ pub mod workload;
 pub mod world;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
@@ -230,16 +230,18 @@ async fn look_for_losses(world: World, oracle: Oracle, promise: workload::Promis
     }
 }
 
-/// A pipeline of one may have been made on a disk that failed already.
+/// A pipeline of one may have been made on a disk that failed already. Disks that failed while no
+/// namenode could say what lies where are remembered until one can.
 fn give_up_what_only_bad_disks_have(world: &World, oracle: &Oracle) {
-    let (watch, bad_disks) = {
-        let state = world.state();
+    let (watch, mut bad_disks) = {
+        let mut state = world.state();
         let bad_disks = state.disks.iter().filter(|(_, disk)| disk.fails.may_lose_bytes());
-        (state.watch.clone(), bad_disks.map(|(machine, _)| machine.clone()).collect::<Vec<_>>())
+        let bad_disks: BTreeSet<String> = bad_disks.map(|(machine, _)| machine.clone()).collect();
+        state.bad_disks.extend(bad_disks);
+        (state.watch.clone(), std::mem::take(&mut state.bad_disks))
     };
-    for machine in bad_disks {
-        watch.give_up_what_is_only_at(&machine, oracle);
-    }
+    bad_disks.retain(|machine| !watch.give_up_what_is_only_at(machine, oracle));
+    world.state().bad_disks.extend(bad_disks);
 }
 
 fn report_of(seed: u64, world: &World, bytes_promised: u64) -> Report {

@@ -5,7 +5,7 @@
 //! time; those of one time run in the order in which they were scheduled. Everything runs on one
 //! thread, so a seed replays exactly; [`World::trace_hash`] says whether it did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -48,6 +48,8 @@ pub struct State {
     scheduled: u64,
     pub network: Network,
     pub disks: BTreeMap<Host, Disk>,
+    /// Hosts whose disk lost bytes, and nobody has looked yet whose.
+    pub bad_disks: BTreeSet<Host>,
     pub services: Services,
     /// Datanodes' processes that have ended because of their disk.
     pub gave_up: Vec<String>,
@@ -82,6 +84,7 @@ impl World {
             scheduled: 0,
             network: Network::default(),
             disks: BTreeMap::new(),
+            bad_disks: BTreeSet::new(),
             services: Services::default(),
             gave_up: Vec::new(),
             ended: BTreeMap::new(),
