@@ -74,9 +74,12 @@ public class Shell {
       }
       System.out.flush();
       System.err.flush();
-      replies.writeBytes(exit + " " + out.size() + " " + err.size() + "\n");
-      out.writeTo(replies);
-      err.writeTo(replies);
+      // Threads of the client may log at any time, and what comes later is not in the counts.
+      byte[] outBytes = out.toByteArray();
+      byte[] errBytes = err.toByteArray();
+      replies.writeBytes(exit + " " + outBytes.length + " " + errBytes.length + "\n");
+      replies.write(outBytes);
+      replies.write(errBytes);
       replies.flush();
     }
   }
