@@ -39,7 +39,7 @@ impl Namesystem {
     /// pipeline of an append would stand on that one alone.
     async fn wait_for_replicas(&self, call: &ClientCall, path: &str) {
         let last = || -> Result<Option<FileBlock>> {
-            let snapshot = self.snapshot()?;
+            let snapshot = self.snapshot();
             let path = self.resolve(&snapshot, call, path, PathUse::Existing)?;
             let inode = path.file()?;
             last_block(&snapshot, inode.id, file_of(inode))

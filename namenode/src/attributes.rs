@@ -172,7 +172,7 @@ impl Namesystem {
 
     /// The id of the policy in force at a path.
     pub fn get_storage_policy(&self, call: &ClientCall, path: &str) -> Result<u32> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let resolved = self.resolve(&snapshot, call, path, PathUse::Existing)?;
         resolved.existing()?;
         Ok(effective_policy(&resolved))

@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn keys(store: &Store) -> Vec<Vec<u8>> {
-        let pairs = store.snapshot().unwrap().scan_prefix(Space::Retries, &[], usize::MAX);
+        let pairs = store.snapshot().scan_prefix(Space::Retries, &[], usize::MAX);
         pairs.unwrap().into_iter().map(|(key, _)| key).collect()
     }
 

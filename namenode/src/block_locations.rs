@@ -30,7 +30,7 @@ impl Namesystem {
                 )));
             }
         }
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let resolved = self.resolve(&snapshot, call, path, PathUse::Existing)?;
         let inode = resolved.file()?;
         call.principal.check_last(&resolved, READ)?;

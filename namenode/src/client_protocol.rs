@@ -410,7 +410,7 @@ impl Namesystem {
                 NamenodeError::IllegalArgument(format!("Unexpected cookie: {cookie}"))
             })?)),
         };
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let top: Vec<String> = paths::components(path).map(str::to_owned).collect();
         let mut files = Vec::new();
         while files.len() < CORRUPT_FILES_PAGE {

@@ -109,7 +109,7 @@ impl Namesystem {
         }
         let (namesystem, call, path) = (self.clone(), call.clone(), path.to_owned());
         run_blocking(move || {
-            let snapshot = namesystem.snapshot()?;
+            let snapshot = namesystem.snapshot();
             let resolved = namesystem.resolve(&snapshot, &call, &path, PathUse::Existing)?;
             call.principal.check_parent_write(&resolved)?;
             let Some(inode) = resolved.last() else { return Ok(None) };

@@ -170,7 +170,7 @@ impl Namesystem {
             file_id: request.file_id(),
             holder: request.client_name.clone(),
         };
-        let inode = match self.next_block(&self.snapshot()?, &claim, previous.as_ref())? {
+        let inode = match self.next_block(&self.snapshot(), &claim, previous.as_ref())? {
             NextBlock::Allocated(inode, block) => {
                 let targets = self.blocks.expected(block.id);
                 if !targets.is_empty() {
@@ -280,7 +280,7 @@ impl Namesystem {
         if file.blocks < 2 {
             return Ok(());
         }
-        let block = penultimate_block(&self.snapshot()?, inode.id, file)?;
+        let block = penultimate_block(&self.snapshot(), inode.id, file)?;
         if let Some(block) = block.filter(|block| block.phase() == BlockPhase::Committed) {
             let min = self.config.replication_min as usize;
             self.blocks.wait_finalized(&block.block(), min, self.config.complete_wait).await;
@@ -389,7 +389,7 @@ impl Namesystem {
             let min = self.config.replication_min as usize;
             // Nobody waits for a file that is not theirs.
             if self.blocks.finalized_replicas(block) < min
-                && self.check_lease(&self.snapshot()?, &claim).is_ok()
+                && self.check_lease(&self.snapshot(), &claim).is_ok()
             {
                 self.blocks.wait_finalized(block, min, self.config.complete_wait).await;
             }
@@ -473,7 +473,7 @@ impl Namesystem {
         let what = format!("Cannot fsync file {}", claim.path);
         let Some(length) = last_block_length else {
             self.check_safe_mode(&what)?;
-            return self.check_lease(&self.snapshot()?, &claim).map(|_| ());
+            return self.check_lease(&self.snapshot(), &claim).map(|_| ());
         };
         let call_key = call.retry_key;
         self.change(what, move |namesystem, update| {
@@ -509,7 +509,7 @@ impl Namesystem {
             file_id: request.file_id(),
             holder: request.client_name.clone(),
         };
-        let inode = self.check_lease(&self.snapshot()?, &claim)?;
+        let inode = self.check_lease(&self.snapshot(), &claim)?;
         let mut targets: Vec<StorageTarget> = request
             .existings
             .iter()

@@ -369,7 +369,7 @@ impl Namesystem {
         // What is the namenode's own needs no limit: a recovery that failed is started anew.
         holders.push(NAMENODE_HOLDER.to_owned());
         for holder in holders {
-            let files = self.snapshot()?.leased_files(&holder, LEASE_RECOVERIES_PER_CHECK)?;
+            let files = self.snapshot().leased_files(&holder, LEASE_RECOVERIES_PER_CHECK)?;
             if files.is_empty() {
                 self.leases.forget_older_than(&holder, limit_ms, now_ms);
             }
@@ -436,7 +436,7 @@ impl Namesystem {
     }
 
     fn is_being_recovered(&self, id: InodeId) -> Result<bool> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let Some(inode) = snapshot.inode(id)? else { return Ok(false) };
         let last = last_block(&snapshot, id, file_of(&inode))?;
         let now_ms = self.clock.monotonic_ms();

@@ -33,7 +33,7 @@ impl Namesystem {
         if let Some(status) = self.reserved_status(path) {
             return Ok(Some(status));
         }
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let resolved = match self.resolve(&snapshot, call, path, PathUse::Existing) {
             Ok(resolved) => resolved,
             Err(NamenodeError::FileNotFound(_)) => return Ok(None),
@@ -63,7 +63,7 @@ impl Namesystem {
         if self.reserved_status(path).is_some() {
             return Ok(Some(self.reserved_listing(path)));
         }
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let resolved = self.resolve(&snapshot, call, path, PathUse::Existing)?;
         let Some(inode) = resolved.last() else { return Ok(None) };
         let is_superuser = call.principal.is_superuser;
@@ -116,7 +116,7 @@ impl Namesystem {
     ) -> Result<ContentSummaryProto> {
         let (namesystem, call) = (self.clone(), call.clone());
         run_blocking(move || {
-            let snapshot = namesystem.snapshot()?;
+            let snapshot = namesystem.snapshot();
             let resolved = namesystem.resolve(&snapshot, &call, &path, PathUse::Existing)?;
             summarize(&snapshot, &call, resolved.existing()?)
         })
@@ -139,19 +139,19 @@ impl Namesystem {
     }
 
     pub fn is_file_closed(&self, call: &ClientCall, path: &str) -> Result<bool> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let resolved = self.resolve(&snapshot, call, path, PathUse::Existing)?;
         Ok(resolved.file()?.file().is_some_and(|file| file.writer.is_none()))
     }
 
     pub fn get_preferred_block_size(&self, call: &ClientCall, path: &str) -> Result<u64> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let resolved = self.resolve(&snapshot, call, path, PathUse::Existing)?;
         Ok(resolved.file()?.file().map_or(0, |file| file.preferred_block_size))
     }
 
     pub fn check_access(&self, call: &ClientCall, path: &str, access: u32) -> Result<()> {
-        let snapshot = self.snapshot()?;
+        let snapshot = self.snapshot();
         let resolved = self.resolve(&snapshot, call, path, PathUse::Existing)?;
         resolved.existing()?;
         call.principal.check_last(&resolved, access)

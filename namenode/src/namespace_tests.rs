@@ -216,7 +216,7 @@ async fn a_deleted_tree_is_gone_at_once_and_reaped_later() {
     }
     use crate::schema::Space;
     use crate::store::View;
-    let snapshot = fixture.namesystem.snapshot().unwrap();
+    let snapshot = fixture.namesystem.snapshot();
     for space in [Space::Entries, Space::Blocks, Space::FileBlocks, Space::Leases, Space::Reap] {
         assert!(snapshot.scan_prefix(space, &[], 9).unwrap().is_empty(), "{space:?}");
     }
@@ -354,7 +354,7 @@ async fn repeated_calls_get_the_first_reply_also_after_a_restart() {
     assert!(!do_delete(&fixture, &delete).await);
     use crate::schema::Space;
     use crate::store::View;
-    let snapshot = fixture.namesystem.snapshot().unwrap();
+    let snapshot = fixture.namesystem.snapshot();
     for space in [Space::Retries, Space::RetryExpiry] {
         assert!(snapshot.scan_prefix(space, &[], 9).unwrap().is_empty());
     }

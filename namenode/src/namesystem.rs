@@ -51,7 +51,7 @@ impl Namesystem {
         blocks: Arc<BlockManager>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>> {
-        let leases = Leases::load(&store.snapshot()?, clock.monotonic_ms())?;
+        let leases = Leases::load(&store.snapshot(), clock.monotonic_ms())?;
         let groups = UserGroups::new(&config.group_overrides, clock.clone());
         let topology = Topology::new(config.racks.clone());
         let reaper = Notify::new();
@@ -91,7 +91,7 @@ impl Namesystem {
         self.clock.now_ms()
     }
 
-    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         self.store.snapshot()
     }
 

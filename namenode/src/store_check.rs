@@ -165,7 +165,7 @@ mod tests {
     type Contents = Vec<Vec<(Vec<u8>, Vec<u8>)>>;
 
     fn contents(store: &Store) -> Contents {
-        let snapshot = store.snapshot().unwrap();
+        let snapshot = store.snapshot();
         Space::ALL
             .iter()
             .map(|space| snapshot.scan_prefix(*space, &[], usize::MAX).unwrap())

@@ -30,7 +30,7 @@ impl FileBlock {
 
 impl StoredBlocks for Store {
     fn stored_block(&self, id: BlockId) -> Option<StoredBlock> {
-        let block = self.snapshot().and_then(|snapshot| snapshot.block(id));
+        let block = self.snapshot().block(id);
         logged(block).flatten().map(|block| block.stored())
     }
 
@@ -39,12 +39,11 @@ impl StoredBlocks for Store {
     }
 
     fn complete_block_count(&self) -> u64 {
-        logged(self.snapshot().and_then(|snapshot| snapshot.counter(Counter::CompleteBlocks)))
-            .unwrap_or(0)
+        logged(self.snapshot().counter(Counter::CompleteBlocks)).unwrap_or(0)
     }
 
     fn last_generation_stamp(&self) -> GenerationStamp {
-        let stamp = self.snapshot().and_then(|snapshot| snapshot.counter(Counter::GenerationStamp));
+        let stamp = self.snapshot().counter(Counter::GenerationStamp);
         GenerationStamp(logged(stamp).unwrap_or(0))
     }
 }
@@ -52,7 +51,7 @@ impl StoredBlocks for Store {
 fn blocks_after(store: &Store, after: Option<BlockId>, max: usize) -> Result<Vec<StoredBlock>> {
     let after = after.map(|id| u64_key(id.0));
     let start = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
-    let pairs = store.snapshot()?.scan(Space::Blocks, start, Bound::Unbounded, max)?;
+    let pairs = store.snapshot().scan(Space::Blocks, start, Bound::Unbounded, max)?;
     pairs
         .into_iter()
         .map(|(key, value)| {
