@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use ringfs_protocol::ProtocolError;
 use ringfs_protocol::block::ExtendedBlock;
 use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
@@ -16,7 +16,7 @@ use ringfs_protocol::packet::{PacketFrame, decode_packet_prefix};
 use ringfs_protocol::wire::encode_delimited;
 
 use crate::ClientError;
-use crate::datanode_stream::DatanodeStream;
+use crate::datanode_stream::{DatanodeStream, within};
 use crate::limits::READ_BUFFER_BYTES;
 use crate::located_blocks::BlockRange;
 use crate::write_pipeline::operation_header;
@@ -98,7 +98,11 @@ impl BlockReader {
                 let (offset, end) = (self.offset, self.end);
                 return Err(self.malformed(format!("ends at {offset}, {end} was asked for")));
             }
-            if let Some(bytes) = self.take_data(frame)? {
+            let taken = self.take_data(frame);
+            if let Err(ClientError::Checksum { .. }) = taken {
+                self.tell_of_rot().await;
+            }
+            if let Some(bytes) = taken? {
                 if self.offset == self.end {
                     self.finish().await;
                 }
@@ -218,6 +222,15 @@ impl BlockReader {
         let status = ClientReadStatusProto { status: status as i32 };
         encode_delimited(&status, &mut self.stream.owed);
         self.finished = self.stream.received.is_empty();
+    }
+
+    /// The datanode looks at a replica that a reader found corrupt, and remembers it when the namenode
+    /// has forgotten what it was told. Nothing depends on it.
+    async fn tell_of_rot(&mut self) {
+        let status = ClientReadStatusProto { status: Status::ErrorChecksum as i32 };
+        let mut bytes = BytesMut::new();
+        encode_delimited(&status, &mut bytes);
+        let _ = within(self.limit, String::new, self.stream.tcp.write_all(&bytes)).await;
     }
 
     fn malformed(&self, why: String) -> ClientError {

@@ -229,8 +229,8 @@ impl Client {
         self.expect_acks(acked, datanodes);
     }
 
-    /// READ_BLOCK: the bytes from the chunk at `offset` on, and where they start.
-    pub fn read(&mut self, id: u64, offset: u64, len: u64) -> Result<(u64, Vec<u8>), String> {
+    /// READ_BLOCK, up to its reply.
+    pub fn start_read(&mut self, id: u64, offset: u64, len: u64) -> BlockOpResponseProto {
         let request = OpReadBlockProto {
             header: header(id, 1001, 0),
             offset,
@@ -241,7 +241,18 @@ impl Client {
         let mut bytes = BytesMut::new();
         encode_operation(Opcode::ReadBlock, &request, &mut bytes);
         self.stream.write_all(&bytes).unwrap();
-        let reply = self.decode(decode_response).expect("a reply to READ_BLOCK");
+        self.decode(decode_response).expect("a reply to READ_BLOCK")
+    }
+
+    pub fn send_read_status(&mut self, status: Status) {
+        let mut bytes = BytesMut::new();
+        encode_delimited(&ClientReadStatusProto { status: status as i32 }, &mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// READ_BLOCK: the bytes from the chunk at `offset` on, and where they start.
+    pub fn read(&mut self, id: u64, offset: u64, len: u64) -> Result<(u64, Vec<u8>), String> {
+        let reply = self.start_read(id, offset, len);
         let Some(info) = reply.read_op_checksum_info.clone() else {
             return Err(reply.message().to_owned());
         };
@@ -264,10 +275,7 @@ impl Client {
                 break;
             }
         }
-        let mut bytes = BytesMut::new();
-        let status = ClientReadStatusProto { status: Status::ChecksumOk as i32 };
-        encode_delimited(&status, &mut bytes);
-        self.stream.write_all(&bytes).unwrap();
+        self.send_read_status(Status::ChecksumOk);
         Ok((start, data))
     }
 }

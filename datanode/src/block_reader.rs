@@ -33,6 +33,8 @@ use crate::small_read;
 /// How long a reader waits for a replica being written to reach the end of its range.
 const GROWTH_PATIENCE: Duration = Duration::from_secs(3);
 const GROWTH_POLL: Duration = Duration::from_millis(20);
+/// For what a reader that hung up said before: that is here already.
+const PARTING_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Serves one READ_BLOCK; returns whether the connection may carry another operation.
 pub async fn serve(
@@ -69,6 +71,8 @@ pub async fn serve(
         Ok(()) => server.counters.blocks_read.add(1),
         Err(error @ DatanodeError::Peer { .. }) => {
             debug!(%block, %error, "reader is gone");
+            // Perhaps over what it got, and it said so.
+            read_status(connection, &replica, PARTING_PATIENCE).await?;
             return Ok(false);
         }
         Err(error) => {

@@ -195,6 +195,21 @@ fn a_client_that_will_not_read_again_leaves_no_trace() {
 }
 
 #[test]
+fn a_reader_that_leaves_over_a_bad_checksum_makes_the_replica_suspect() {
+    let datanode = Datanode::start(true);
+    let content = bytes(8 << 20);
+    write(&datanode, &create(1, Vec::new()), &content);
+    let suspects = datanode.server.dataset.volumes()[0].suspects().receiver();
+    for len in [content.len() as u64, 4096] {
+        let mut client = Client::connect(&datanode);
+        assert_eq!(client.start_read(1, 0, len).status(), Status::Success);
+        client.send_read_status(Status::ErrorChecksum);
+        drop(client);
+        assert_eq!(suspects.recv_timeout(Duration::from_secs(10)), Ok(BlockId(1)), "{len}");
+    }
+}
+
+#[test]
 fn what_comes_as_expected_is_not_moved() {
     let datanode = Datanode::start(true);
     let copied = || datanode.server.counters.payload_bytes_copied.get();

@@ -91,15 +91,33 @@ pub fn start(dataset: &Arc<Dataset>, counters: &Arc<Counters>, pace: ScrubPace) 
 /// Reads every finalized replica at once, in a world without threads.
 #[cfg(feature = "simulation")]
 pub fn scrub_all(dataset: &Arc<Dataset>, counters: &Arc<Counters>) {
-    for (index, volume) in dataset.volumes().iter().enumerate() {
-        let pace = ScrubPace { period: Duration::ZERO, bytes_per_second: u64::MAX };
-        let mut scrubber = Scrubber::new(dataset, index, counters, pace);
+    for_each_volume(dataset, counters, |scrubber, volume| {
         let mut found = dataset.replicas_in(ReplicaState::Finalized);
         found.retain(|replica| Arc::ptr_eq(replica.volume(), volume));
         let mut ids: Vec<BlockId> = found.iter().map(|replica| replica.id()).collect();
         ids.sort_unstable();
+        ids.into_iter().try_for_each(|id| scrubber.scrub(id, false))
+    });
+}
+
+/// Reads the replicas that have become suspect.
+#[cfg(feature = "simulation")]
+pub fn scrub_suspects(dataset: &Arc<Dataset>, counters: &Arc<Counters>) {
+    if dataset.volumes().iter().any(|volume| !volume.suspects().receiver().is_empty()) {
+        for_each_volume(dataset, counters, |scrubber, _| scrubber.scrub_suspects());
+    }
+}
+
+#[cfg(feature = "simulation")]
+fn for_each_volume(
+    dataset: &Arc<Dataset>,
+    counters: &Arc<Counters>,
+    mut scrub: impl FnMut(&mut Scrubber, &Arc<Volume>) -> std::result::Result<(), Over>,
+) {
+    let pace = ScrubPace { period: Duration::ZERO, bytes_per_second: u64::MAX };
+    for (index, volume) in dataset.volumes().iter().enumerate() {
         // The end of the volume is the end of it.
-        let _ = ids.into_iter().try_for_each(|id| scrubber.scrub(id, false));
+        let _ = scrub(&mut Scrubber::new(dataset, index, counters, pace), volume);
     }
 }
 

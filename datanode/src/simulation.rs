@@ -17,7 +17,7 @@ pub use crate::ipc_server::IpcService;
 use crate::namenode_link::{NodeIdentity, namespace_info};
 use crate::process::{Membership, Parts, Storage};
 use crate::ring::Remote;
-pub use crate::scrubber::scrub_all as scrub;
+pub use crate::scrubber::{scrub_all as scrub, scrub_suspects};
 
 /// What the world keeps of a process.
 pub struct Serving {

@@ -337,9 +337,18 @@ impl Cluster {
 
     /// Has every datanode read all that it stores, and compare it with its checksums.
     pub fn scrub(&self) {
+        self.for_each_dataset(datanode::scrub);
+    }
+
+    /// Has every datanode read what became suspect, as its scrubber does at once.
+    pub fn scrub_suspects(&self) {
+        self.for_each_dataset(datanode::scrub_suspects);
+    }
+
+    fn for_each_dataset(&self, work: impl Fn(&Arc<Dataset>, &Arc<Counters>)) {
         for run in self.datanodes.iter().filter_map(|host| host.run.as_ref()) {
             if let Some(dataset) = run.dataset.lock().upgrade() {
-                datanode::scrub(&dataset, &run.counters);
+                work(&dataset, &run.counters);
             }
         }
     }

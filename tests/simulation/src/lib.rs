@@ -344,6 +344,7 @@ async fn suffer(cluster: &mut Cluster, plan: &Plan, oracle: &Oracle) {
             for fault in &sprung {
                 strike(cluster, fault, &mut returns, oracle).await;
             }
+            cluster.scrub_suspects();
             if Instant::now() >= scrub_at {
                 cluster.scrub();
                 scrub_at = Instant::now() + SCRUB_INTERVAL;

@@ -115,7 +115,7 @@ pub const PLANTED: &[Planted] = &[
         "datanode: ack before the disk",
         Bias::None,
         10,
-        "durable_end",
+        "synced for",
         "what is acknowledged is in memory",
     ),
     planted(
