@@ -126,6 +126,38 @@ fn a_killed_cluster_keeps_every_closed_file() {
     }
 }
 
+/// Clearing the namespace quota of `/` spoilt what Apache saved of the namespace next. Here are no quotas,
+/// and whoever sets or clears one is told so.
+#[test]
+fn hdfs_1258_clearing_the_roots_quota_costs_no_file() {
+    const CLEARED: &str = "-1";
+    const AS_IT_IS: &str = "9223372036854775807";
+    let mut cluster = TestCluster::start();
+    let mut java = JavaShell::start(&cluster.conf_dir(), &[], None);
+    let bytes = sample::bytes(30_000);
+    let quotas = [(CLEARED, AS_IT_IS), (AS_IT_IS, CLEARED), (CLEARED, CLEARED), ("1", "1")];
+    let library = cluster.connect();
+    library.write("/0", &bytes).unwrap();
+    for (number, (namespace, space)) in quotas.into_iter().enumerate() {
+        let refused = java.run(&["@setQuota", "/", namespace, space]);
+        assert!(refused.exit != 0 && refused.err.contains("setQuota"), "{}", refused.err);
+        library.write(&format!("/{}", number + 1), &bytes).unwrap();
+    }
+    drop(library);
+    java.kill();
+    cluster.kill_namenode();
+    cluster.kill_all_datanodes();
+    cluster.start_all().unwrap();
+    for _ in 0..2 {
+        let library = cluster.connect();
+        for number in 0..=quotas.len() {
+            assert!(library.read(&format!("/{number}")).unwrap() == bytes, "/{number}");
+        }
+        drop(library);
+        cluster.restart();
+    }
+}
+
 /// The kernel closes the ports of a killed datanode a little after the process: a start waits for them.
 #[test]
 fn a_datanode_starts_although_its_port_is_held_a_moment_longer() {

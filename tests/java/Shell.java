@@ -133,6 +133,9 @@ public class Shell {
       case "@concat":
         fs.concat(path, Arrays.stream(a, 2, a.length).map(Path::new).toArray(Path[]::new));
         return 0;
+      case "@setQuota":
+        fs.setQuota(path, Long.parseLong(a[2]), Long.parseLong(a[3]));
+        return 0;
       case "@refreshNodes":
         fs.refreshNodes();
         return 0;
