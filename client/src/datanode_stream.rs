@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use prost::Message;
 use ringfs_protocol::ProtocolError;
 use ringfs_protocol::block::ExtendedBlock;
@@ -28,6 +28,9 @@ pub(crate) struct DatanodeConnector {
     pub use_hostname: bool,
     pub idle_connections: IdleConnections,
 }
+
+const HALF_PAGE_BYTES: usize = 2 << 10;
+const LARGE_BUFFER_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct DatanodeStream {
@@ -92,14 +95,27 @@ impl DatanodeStream {
     /// Reads what there is, at least one byte and at most `most`, behind what is already in
     /// `received`.
     pub async fn receive(&mut self, most: usize, limit: Duration) -> Result<usize, ClientError> {
+        self.make_room(most);
         let address = &self.address;
         let what = || format!("reading from datanode {address}");
-        self.received.reserve(most);
         let mut room = (&mut self.received).limit(most);
         match within(limit, what, self.tcp.read_buf(&mut room)).await? {
             0 => Err(ClientError::io(what(), io::ErrorKind::UnexpectedEof.into())),
             count => Ok(count),
         }
+    }
+
+    /// A large buffer is filled from the middle of a page on. What a datanode sends from its page cache
+    /// lies at the start of pages, and an AMD processor copies more slowly to what is a little further
+    /// into its page than the source: a hot stream took 0.26 CPU-s/GiB here, and takes 0.17 to 0.19.
+    fn make_room(&mut self, most: usize) {
+        let has_room = self.received.capacity() - self.received.len() >= most;
+        if has_room || !self.received.is_empty() || most < LARGE_BUFFER_BYTES {
+            return self.received.reserve(most);
+        }
+        self.received.reserve(HALF_PAGE_BYTES + most);
+        self.received.put_bytes(0, HALF_PAGE_BYTES);
+        self.received.advance(HALF_PAGE_BYTES);
     }
 
     pub fn malformed(&self, source: ProtocolError) -> ClientError {
