@@ -22,7 +22,7 @@ use writer::Kind;
 
 /// Short patience, so that a case takes a second or two. Hadoop's client and the command line read
 /// these from the cluster's configuration, hdfs-native is handed them.
-pub const SETTINGS: [(&str, &str); 11] = [
+pub const SETTINGS: [(&str, &str); 12] = [
     ("dfs.client.socket-timeout", "1500"),
     ("ringfs.pipeline.timeout.per-datanode", "500"),
     ("dfs.client.block.write.replace-datanode-on-failure.best-effort", "true"),
@@ -34,6 +34,8 @@ pub const SETTINGS: [(&str, &str); 11] = [
     ("dfs.client.block.write.locateFollowingBlock.retries", "8"),
     ("dfs.client.max.block.acquire.failures", "6"),
     ("dfs.client.retry.window.base", "300"),
+    // A copy on its way to a datanode that the next case kills is ordered again in time for the last look.
+    ("dfs.namenode.reconstruction.pending.timeout-sec", "5"),
 ];
 
 #[test]
