@@ -4,12 +4,14 @@
 //! the sync inside the timed part, and the result says so.
 
 use std::fs::{File, OpenOptions};
+use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use ringfs_protocol::checksum::{ChecksumType, DataChecksum};
 use rustix::fs::{Advice, FallocateFlags, OFlags};
 
 use super::ring::Ring;
@@ -19,6 +21,7 @@ use crate::report::{Measurement, ProcessCpu, Run, Side};
 
 /// Memory for requests in flight, as one registered buffer may have.
 pub const IN_FLIGHT_BYTES_MAX: usize = 1 << 30;
+const CHUNK_BYTES: u32 = 512;
 
 /// How the bytes are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,16 @@ impl Requests {
             runs: Vec::new(),
         }
     }
+}
+
+/// What is done with the bytes that were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing: what the disk and its driver give.
+    AtNothing,
+    /// CRC32C of each 512 bytes, as every reader of HDFS has to compute: where the host runs a virtual
+    /// disk far from the processor's caches, looking costs more than reading.
+    AtEachByte,
 }
 
 /// A temporary file of `bytes` on the disk to measure, unlinked at the end.
@@ -93,7 +106,7 @@ impl RawDisk {
 
     /// Reads what [`RawDisk::write`] wrote; call it after that.
     pub fn read(&self, requests: Requests) -> Result<Run, BenchError> {
-        read_files(std::slice::from_ref(&self.path), requests)
+        read_files(std::slice::from_ref(&self.path), requests, Look::AtNothing)
     }
 }
 
@@ -105,7 +118,7 @@ impl Drop for RawDisk {
 
 /// The files one after the other, from the disk to nowhere: what a cold sequential read of the same
 /// bytes is held against.
-pub fn read_files(paths: &[PathBuf], requests: Requests) -> Result<Run, BenchError> {
+pub fn read_files(paths: &[PathBuf], requests: Requests, look: Look) -> Result<Run, BenchError> {
     let mut files = Vec::new();
     for path in paths {
         let (file, direct) = open(OpenOptions::new().read(true), path)?;
@@ -117,6 +130,7 @@ pub fn read_files(paths: &[PathBuf], requests: Requests) -> Result<Run, BenchErr
         files.push((file, bytes));
     }
     let mut transfer = Transfer::new(requests).map_err(BenchError::limit("set io_uring up"))?;
+    transfer.looks = look == Look::AtEachByte;
     timed(|| {
         files.iter().try_fold(0, |sum, (file, bytes)| Ok(sum + transfer.run(file, *bytes, false)?))
     })
@@ -156,17 +170,26 @@ pub(super) fn fill_with_noise(bytes: &mut [u8]) {
     }
 }
 
+fn checksum(bytes: &[u8]) {
+    let checksum = DataChecksum { kind: ChecksumType::Crc32c, bytes_per_checksum: CHUNK_BYTES };
+    for chunk in bytes.chunks(CHUNK_BYTES as usize) {
+        black_box(checksum.crc(chunk));
+    }
+}
+
 /// A ring with a buffer for each request that may be in flight.
 struct Transfer {
     ring: Ring,
     requests: Requests,
+    /// Whether what was read is checksummed.
+    looks: bool,
 }
 
 impl Transfer {
     fn new(requests: Requests) -> io::Result<Self> {
         let mut ring = Ring::new(requests.bytes * requests.depth, 0)?;
         fill_with_noise(ring.bytes_mut(0..requests.bytes * requests.depth));
-        Ok(Self { ring, requests })
+        Ok(Self { ring, requests, looks: false })
     }
 
     /// All of the file, in order. A token is the buffer's index.
@@ -197,6 +220,10 @@ impl Transfer {
                 let index = completion.token as usize;
                 if completion.bytes()? != in_flight[index] {
                     return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                if self.looks {
+                    let start = index * size;
+                    checksum(self.ring.bytes(start..start + in_flight[index]));
                 }
                 free.push(index);
             }
@@ -238,7 +265,9 @@ mod tests {
                 path
             })
             .collect();
-        let run = read_files(&paths, Requests::LARGE).unwrap();
-        assert_eq!(run.bytes, lens.iter().sum::<usize>() as u64);
+        for look in [Look::AtNothing, Look::AtEachByte] {
+            let run = read_files(&paths, Requests::LARGE, look).unwrap();
+            assert_eq!(run.bytes, lens.iter().sum::<usize>() as u64);
+        }
     }
 }

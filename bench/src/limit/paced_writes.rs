@@ -1,5 +1,5 @@
 //! What the disk alone gives a pipeline in open loop: a packet is due at a fixed rate, and each is
-//! written with O_DIRECT to as many files as it has replicas on this disk. A file has one write at a
+//! written, with O_DIRECT or to the page cache, to as many files as it has replicas on this disk. A file has one write at a
 //! time, of all packets that are due. A packet's latency is that of its slowest copy, from the moment
 //! it was due: no ack that comes after the local writes can come sooner, and a disk that stalls delays
 //! all packets that were due meanwhile.
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use memmap2::{Advice, MmapMut};
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::disk::{RawDisk, fill_with_noise};
 use crate::BenchError;
@@ -29,6 +30,8 @@ pub struct PacedWrites {
     /// Of packets, without their copies.
     pub bytes_per_s: u64,
     pub bytes: u64,
+    /// Not with O_DIRECT.
+    pub through_cache: bool,
 }
 
 impl PacedWrites {
@@ -37,6 +40,11 @@ impl PacedWrites {
         let disks: Vec<RawDisk> = (0..self.copies)
             .map(|_| RawDisk::create(&self.directory, self.bytes))
             .collect::<Result<_, _>>()?;
+        if self.through_cache {
+            let buffered = |disk: &RawDisk| fcntl_setfl(disk.file(), OFlags::empty());
+            let opened: rustix::io::Result<()> = disks.iter().try_for_each(buffered);
+            opened.map_err(|errno| BenchError::limit("write without O_DIRECT")(errno.into()))?;
+        }
         let write_bytes = self.packet_bytes * GATHERED_MAX as usize;
         let mut data =
             MmapMut::map_anon(write_bytes).map_err(BenchError::limit("allocate packets"))?;
@@ -102,18 +110,21 @@ mod tests {
     #[test]
     fn every_packet_has_a_latency_and_none_comes_before_it_is_due() {
         let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let paced = PacedWrites {
-            directory: directory.path().to_owned(),
-            copies: 2,
-            packet_bytes: 64 << 10,
-            bytes_per_s: 64 << 20,
-            bytes: 4 << 20,
-        };
-        let run = paced.run().unwrap();
-        assert_eq!((run.bytes, run.operations), (4 << 20, 64));
-        // The last of 64 packets is due after 63 of 64 of a 16th of a second.
-        assert!(run.elapsed >= Duration::from_micros(61_500), "{:?}", run.elapsed);
-        assert_eq!(run.latency.unwrap().histogram_us.len(), 64);
+        for through_cache in [false, true] {
+            let paced = PacedWrites {
+                directory: directory.path().to_owned(),
+                copies: 2,
+                packet_bytes: 64 << 10,
+                bytes_per_s: 64 << 20,
+                bytes: 4 << 20,
+                through_cache,
+            };
+            let run = paced.run().unwrap();
+            assert_eq!((run.bytes, run.operations), (4 << 20, 64));
+            // The last of 64 packets is due after 63 of 64 of a 16th of a second.
+            assert!(run.elapsed >= Duration::from_micros(61_500), "{:?}", run.elapsed);
+            assert_eq!(run.latency.unwrap().histogram_us.len(), 64);
+        }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }
