@@ -161,7 +161,8 @@ pub struct GoalOptions {
     peer: Option<String>,
     /// Command that runs Hadoop's Java client and prints a JSON object with "mb" and "s" for each run;
     /// {mode} (write, read, pread), {threads}, {uri}, {mb}, {replication}, {sync} (0, 1) and {pids}
-    /// (NAME:PID,...) are put in. A pread run has "ops" and "size" instead of "mb"
+    /// (NAME:PID,...) are put in. A pread run has "ops" and "size" instead of "mb", and
+    /// so has one of {mode} small, files of 10 KB below /bench-small (bench/java/SmallFiles.java)
     #[arg(long, value_name = "COMMAND")]
     java_bench: Option<String>,
     /// Bytes of a run [default: 2g; what page-cache writes: 8g]

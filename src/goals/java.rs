@@ -16,6 +16,7 @@ use crate::error::CommandError;
 /// Replicas of a file that is written, and of one that is read.
 const WRITTEN: u16 = 3;
 const READ: u16 = 1;
+const SMALL_FILES_DIRECTORY: &str = "/bench-small";
 
 pub fn write(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     let ours = lab.ours()?;
@@ -75,6 +76,33 @@ pub fn positional(
     lab.progress(&format!("{name}: writing a file"));
     java(lab, name, Side::Peer, peer, ("write", 1), READ, false)?.work.run()?;
     java(lab, name, Side::Peer, peer, ("pread", threads), READ, false)
+}
+
+/// Whether the command knows this mode, which one may lack that has those of reading and writing.
+pub fn writes_small_files(lab: &Lab<'_>, peer: &FileSystemOptions) -> bool {
+    if lab.java_bench().is_err() {
+        return false;
+    }
+    lab.progress("peer with Java's client: a first run of small files");
+    let first = small_files(lab, "first", peer, 1).and_then(|mut subject| subject.work.run());
+    first.inspect_err(|error| lab.progress(&format!("without Java's client: {error}"))).is_ok()
+}
+
+/// Files of 10 KB; they stay below [`SMALL_FILES_DIRECTORY`].
+pub fn small_files(
+    lab: &Lab<'_>,
+    name: &str,
+    peer: &FileSystemOptions,
+    threads: u32,
+) -> Result<Subject, CommandError> {
+    java(lab, name, Side::Peer, peer, ("small", threads), WRITTEN, false)
+}
+
+pub fn delete_small_files(peer: &FileSystemOptions) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Runtime::new().map_err(CommandError::Runtime)?;
+    let client = peer.connect()?.client;
+    runtime.block_on(client.delete(SMALL_FILES_DIRECTORY, true))?;
+    Ok(())
 }
 
 fn java(
