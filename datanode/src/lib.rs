@@ -20,6 +20,7 @@ pub mod counters;
 mod crash_points;
 #[cfg(test)]
 mod data_path_tests;
+mod data_room;
 pub mod data_work;
 pub mod dataset;
 mod deletion;

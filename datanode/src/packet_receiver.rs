@@ -29,6 +29,7 @@ use ringfs_protocol::packet::{
     PACKET_LENGTHS_BYTES, PACKET_PREFIX_MAX_BYTES, PacketFrame, decode_packet_prefix,
 };
 
+use crate::data_room::DataRoom;
 use crate::limits::{
     PACKET_HEAD_MAX_BYTES, RECEIVE_BYTES_MAX, RECEIVE_PACKETS_MAX, SIDE_BYTES, SIDES_KEPT_MAX,
 };
@@ -41,9 +42,7 @@ const SHORTEST_PREFIX_BYTES: usize = PACKET_LENGTHS_BYTES + 25;
 pub struct PacketReceiver {
     side: BufferMut,
     sides: Recycler,
-    room: VecDeque<BufferMut>,
-    /// Used by every plan.
-    room_parts: VecDeque<(usize, usize)>,
+    room: DataRoom,
     /// What is there of the packet under way.
     current: Current,
     /// Bytes that arrived and have no place yet.
@@ -104,8 +103,7 @@ impl PacketReceiver {
         Self {
             side: BufferMut::from(Vec::new()),
             sides: Recycler::new(SIDE_BYTES, SIDES_KEPT_MAX),
-            room: VecDeque::new(),
-            room_parts: VecDeque::new(),
+            room: DataRoom::default(),
             current: Current::default(),
             backlog: Vec::new(),
             end: len,
@@ -125,11 +123,11 @@ impl PacketReceiver {
 
     /// Adds memory that continues the room, the first time at the place of byte `end`.
     pub fn add_room(&mut self, room: BufferMut) {
-        self.room.push_back(room);
+        self.room.push(room);
     }
 
     pub fn room_len(&self) -> usize {
-        self.room.iter().map(|part| part.len()).sum()
+        self.room.len()
     }
 
     /// Room without which nothing more can be received.
@@ -173,7 +171,7 @@ impl PacketReceiver {
         let mut kept = self.side[..self.current.head_filled].to_vec();
         match self.current.repeated.take() {
             Some(repeated) => kept.extend_from_slice(&repeated),
-            None => self.copy_room(0..self.current.data_filled, &mut kept),
+            None => self.room.copy_to(0..self.current.data_filled, &mut kept),
         }
         kept.append(&mut self.backlog);
         self.backlog = kept;
@@ -239,8 +237,7 @@ impl PacketReceiver {
         self.plan.clear();
         let nothing = self.side.split_to(0);
         let side = message.push_buffer(std::mem::replace(&mut self.side, nothing));
-        let parts = std::mem::take(&mut self.room_parts);
-        let mut room = RoomCursor::new(parts, self.room.drain(..), message);
+        let mut room = self.room.leave(message);
         let (mut side_at, mut offset, mut total) = (0, self.end, 0);
         let mut current = Some((self.current.head_filled, self.current.data_filled));
         while self.plan.len() < RECEIVE_PACKETS_MAX && total < RECEIVE_BYTES_MAX {
@@ -275,7 +272,7 @@ impl PacketReceiver {
                 break;
             }
         }
-        self.room_parts = room.parts;
+        self.room.reuse(room);
     }
 
     /// Takes the memory of a plan back, `count` bytes of it filled, and appends the packets that
@@ -290,7 +287,7 @@ impl PacketReceiver {
         if let Some(side) = buffers.next() {
             self.side = side;
         }
-        self.room.extend(buffers);
+        self.room.come_back(buffers);
         let plan = std::mem::take(&mut self.plan);
         let outcome = self.parse(&plan, count, packets);
         self.plan = plan;
@@ -330,7 +327,7 @@ impl PacketReceiver {
                 // Received into the room only to be moved: a plan ends with such a packet.
                 self.current.head_filled += head_bytes;
                 let mut from_room = std::mem::take(repeated);
-                self.copy_room(0..data_bytes, &mut from_room);
+                self.room.copy_to(0..data_bytes, &mut from_room);
                 self.copied_bytes += data_bytes as u64;
                 self.current.repeated = Some(from_room);
                 return self.finish_if_complete(packets).map(drop);
@@ -385,7 +382,7 @@ impl PacketReceiver {
             collected.extend_from_slice(&self.side[side_at..head_end]);
             let data_bytes = planned.data_bytes.min(count);
             count -= data_bytes;
-            self.copy_room(room_at..room_at + data_bytes, &mut collected);
+            self.room.copy_to(room_at..room_at + data_bytes, &mut collected);
             side_at += planned.head_len;
             room_at += planned.data_bytes;
             head_done = 0;
@@ -427,7 +424,7 @@ impl PacketReceiver {
             let data_len = self.current.frame.map_or(0, |frame| frame.data_len);
             let wanted = bytes.len().min(data_len - self.current.data_filled);
             let count = wanted.min(self.room_len() - self.current.data_filled);
-            self.fill_room(self.current.data_filled, take(bytes, count));
+            self.room.fill(self.current.data_filled, take(bytes, count));
             self.current.data_filled += count;
             self.copied_bytes += count as u64;
             if count == 0 && self.current.data_filled < data_len {
@@ -463,19 +460,19 @@ impl PacketReceiver {
         let (data, fresh) = match &mut self.current.repeated {
             None if self.current.data_filled < frame.data_len => return Ok(false),
             None => {
-                let data = self.take_room(frame.data_len);
+                let data = self.room.take(frame.data_len);
                 (data.clone(), data)
             }
             Some(repeated) if repeated.len() < frame.data_len => return Ok(false),
             Some(repeated) => {
                 let known = ((self.end - offset) as usize).min(frame.data_len);
                 let fresh_len = frame.data_len - known;
-                if self.room.iter().map(|part| part.len()).sum::<usize>() < fresh_len {
+                if self.room.len() < fresh_len {
                     return Ok(false);
                 }
                 let data = Buffer::from(std::mem::take(repeated));
-                self.fill_room(0, &data[known..]);
-                let fresh = self.take_room(fresh_len);
+                self.room.fill(0, &data[known..]);
+                let fresh = self.room.take(fresh_len);
                 let mut whole = Pieces::default();
                 whole.push(data);
                 (whole, fresh)
@@ -559,102 +556,6 @@ impl PacketReceiver {
         let mut side = if len <= SIDE_BYTES { self.sides.take() } else { BufferMut::zeroed(len) };
         side[..filled].copy_from_slice(&self.side[..filled]);
         self.side = side;
-    }
-
-    fn copy_room(&self, range: std::ops::Range<usize>, out: &mut Vec<u8>) {
-        let (mut skip, mut count) = (range.start, range.len());
-        for part in &self.room {
-            let skipped = skip.min(part.len());
-            skip -= skipped;
-            let part = &part[skipped..];
-            let taken = count.min(part.len());
-            out.extend_from_slice(&part[..taken]);
-            count -= taken;
-        }
-    }
-
-    fn fill_room(&mut self, mut at: usize, mut bytes: &[u8]) {
-        for part in &mut self.room {
-            if at >= part.len() {
-                at -= part.len();
-                continue;
-            }
-            let count = bytes.len().min(part.len() - at);
-            part[at..at + count].copy_from_slice(take(&mut bytes, count));
-            at = 0;
-        }
-    }
-
-    /// The first `len` bytes of the room, which are filled.
-    fn take_room(&mut self, mut len: usize) -> Pieces {
-        let mut pieces = Pieces::default();
-        while len > 0 {
-            let Some(part) = self.room.front_mut() else { break };
-            let count = len.min(part.len());
-            if count > 0 {
-                pieces.push(part.split_to(count).freeze());
-            }
-            if part.is_empty() {
-                self.room.pop_front();
-            }
-            len -= count;
-        }
-        pieces
-    }
-}
-
-/// Lays data ranges over the parts of the room, in order.
-struct RoomCursor {
-    /// Index in the message and length of each part that is not laid out in full.
-    parts: VecDeque<(usize, usize)>,
-    at: usize,
-}
-
-impl RoomCursor {
-    /// `parts` is memory to use, whatever it holds.
-    fn new(
-        mut parts: VecDeque<(usize, usize)>,
-        room: impl Iterator<Item = BufferMut>,
-        message: &mut ReceiveMessage,
-    ) -> Self {
-        parts.clear();
-        parts.extend(room.map(|part| {
-            let len = part.len();
-            (message.push_buffer(part), len)
-        }));
-        Self { parts, at: 0 }
-    }
-
-    fn skip(&mut self, mut count: usize) {
-        while let Some((_, len)) = self.parts.front()
-            && count > 0
-        {
-            let step = count.min(len - self.at);
-            count -= step;
-            self.step(step);
-        }
-    }
-
-    /// Appends ranges for up to `count` bytes; returns how many there was room for.
-    fn push_ranges(&mut self, message: &mut ReceiveMessage, count: usize) -> usize {
-        let mut left = count;
-        while let Some((index, len)) = self.parts.front().copied()
-            && left > 0
-        {
-            let step = left.min(len - self.at);
-            message.push_range(index, self.at..self.at + step);
-            left -= step;
-            self.step(step);
-        }
-        count - left
-    }
-
-    fn step(&mut self, count: usize) {
-        self.at += count;
-        if self.parts.front().is_some_and(|(_, len)| self.at == *len) {
-            self.parts.pop_front();
-            self.at = 0;
-        }
     }
 }
 

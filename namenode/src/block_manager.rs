@@ -13,21 +13,18 @@ use ringfs_protocol::messages::{
     DatanodeStorageReportProto, ExtendedBlockProto, StorageBlockReportProto,
     StorageReceivedDeletedBlocksProto, StorageTypeProto,
 };
-use ringfs_protocol::settings::{self, Setting};
-use ringfs_protocol::site_config::Configuration;
 use tokio::sync::Notify;
 
+use crate::block_manager_config::BlockManagerConfig;
 use crate::clock::Clock;
-use crate::datanodes::{
-    Datanodes, Intervals, NodeIndex, Registration, StorageIndex, saturating_sum,
-};
+use crate::datanodes::{Datanodes, NodeIndex, Registration, StorageIndex, saturating_sum};
 use crate::error::{NamenodeError, Result};
 use crate::heartbeats::{Heartbeat, HeartbeatReply, Targets};
 use crate::host_lists::HostLists;
 use crate::limits::{REPORT_STEP, STORAGES_PER_DATANODE_MAX};
 use crate::placement::{self, PlacementRequest};
 use crate::replicas::Replicas;
-use crate::safe_mode::{SafeMode, SafeModeConfig};
+use crate::safe_mode::SafeMode;
 
 /// A block as the namespace stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,63 +120,6 @@ pub struct FsStats {
     pub pending_deletion_blocks: u64,
     /// Blocks with one replica left of several.
     pub highest_priority_low_redundancy_blocks: u64,
-}
-
-#[derive(Clone, Debug)]
-pub struct BlockManagerConfig {
-    pub pool_id: String,
-    /// Replicas that make a block safe, and a write complete.
-    pub min_replication: usize,
-    pub safe_mode: SafeModeConfig,
-    pub(crate) intervals: Intervals,
-    pub redundancy_interval_ms: u64,
-    pub pending_timeout_ms: u64,
-    /// Copies that a datanode makes at a time.
-    pub max_streams: usize,
-    /// Blocks for which one round orders copies, for each live datanode.
-    pub work_multiplier: usize,
-    /// Deletions sent with one heartbeat.
-    pub invalidate_limit: usize,
-    /// Time between two looks at what depends on datanodes that leave.
-    pub leaving_interval_ms: u64,
-    /// Replicas in service that a block keeps while others are in maintenance.
-    pub maintenance_min: usize,
-}
-
-impl BlockManagerConfig {
-    pub fn read(configuration: &Configuration, pool_id: String) -> Result<Self> {
-        let millis = |setting: &Setting| -> Result<u64> {
-            Ok(configuration.duration(setting)?.as_millis() as u64)
-        };
-        let count = |setting: &Setting| -> Result<usize> {
-            let value = configuration.integer(setting)?;
-            let refuse = |_| configuration.refuse(setting, &value.to_string(), "negative");
-            Ok(usize::try_from(value).map_err(refuse)?)
-        };
-        let heartbeat_ms = millis(&settings::DFS_HEARTBEAT_INTERVAL)?;
-        let recheck_ms = millis(&settings::DFS_NAMENODE_HEARTBEAT_RECHECK_INTERVAL)?;
-        Ok(Self {
-            pool_id,
-            min_replication: count(&settings::DFS_NAMENODE_REPLICATION_MIN)?.max(1),
-            safe_mode: SafeModeConfig::read(configuration)?,
-            intervals: Intervals {
-                // Less than three heartbeats would make datanodes stale that are well.
-                stale_ms: millis(&settings::DFS_NAMENODE_STALE_DATANODE_INTERVAL)?
-                    .max(3 * heartbeat_ms),
-                dead_ms: 2 * recheck_ms + 10 * heartbeat_ms,
-            },
-            redundancy_interval_ms: millis(&settings::DFS_NAMENODE_REDUNDANCY_INTERVAL_SECONDS)?,
-            pending_timeout_ms: millis(&settings::DFS_NAMENODE_RECONSTRUCTION_PENDING_TIMEOUT_SEC)?,
-            max_streams: count(&settings::DFS_NAMENODE_REPLICATION_MAX_STREAMS)?.max(1),
-            work_multiplier: count(
-                &settings::DFS_NAMENODE_REPLICATION_WORK_MULTIPLIER_PER_ITERATION,
-            )?
-            .max(1),
-            invalidate_limit: count(&settings::DFS_BLOCK_INVALIDATE_LIMIT)?.max(1),
-            leaving_interval_ms: millis(&settings::DFS_NAMENODE_DECOMMISSION_INTERVAL)?,
-            maintenance_min: count(&settings::DFS_NAMENODE_MAINTENANCE_REPLICATION_MIN)?,
-        })
-    }
 }
 
 pub struct BlockManager {

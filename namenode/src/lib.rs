@@ -5,6 +5,7 @@ mod attributes;
 mod backup;
 pub mod block_locations;
 pub mod block_manager;
+mod block_manager_config;
 mod block_map;
 mod block_recovery;
 mod client_protocol;

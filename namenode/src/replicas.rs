@@ -18,7 +18,8 @@ use ringfs_protocol::block::{Block, BlockId, GenerationStamp, ReplicaState};
 use ringfs_protocol::collections::HashMap;
 use tokio::sync::Notify;
 
-use crate::block_manager::{BlockManagerConfig, RecoveryRequest, StoredBlock, StoredBlocks};
+use crate::block_manager::{RecoveryRequest, StoredBlock, StoredBlocks};
+use crate::block_manager_config::BlockManagerConfig;
 use crate::block_map::{BadReplica, BlockMap, Open, OpenReplica, Settled, Storages};
 use crate::datanodes::{Datanodes, NodeIndex, StorageIndex};
 use crate::host_lists::HostLists;

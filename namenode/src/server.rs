@@ -21,7 +21,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::backup;
-use crate::block_manager::{BlockManager, BlockManagerConfig};
+use crate::block_manager::BlockManager;
+use crate::block_manager_config::BlockManagerConfig;
 use crate::clock::{Clock, SystemClock};
 use crate::config::NamespaceConfig;
 use crate::error::{NamenodeError, Result};

@@ -15,6 +15,7 @@ use ringfs_protocol::messages::{
 use ringfs_protocol::site_config::Configuration;
 
 use crate::block_manager::*;
+use crate::block_manager_config::BlockManagerConfig;
 use crate::clock::ManualClock;
 use crate::datanodes::Registration;
 use crate::heartbeats::{Heartbeat, HeartbeatReply};

@@ -10,8 +10,9 @@ use ringfs_protocol::messages::LocatedBlocksProto;
 use ringfs_protocol::rpc::server::RpcService;
 use ringfs_protocol::site_config::Configuration;
 
+use crate::block_manager::BlockManager;
 pub use crate::block_manager::SettledBlock;
-use crate::block_manager::{BlockManager, BlockManagerConfig};
+use crate::block_manager_config::BlockManagerConfig;
 use crate::clock::Clock;
 use crate::config::NamespaceConfig;
 use crate::error::Result;

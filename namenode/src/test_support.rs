@@ -13,7 +13,8 @@ use ringfs_protocol::messages::{
 use ringfs_protocol::site_config::Configuration;
 use tempfile::TempDir;
 
-use crate::block_manager::{BlockManager, BlockManagerConfig, StoredBlocks};
+use crate::block_manager::{BlockManager, StoredBlocks};
+use crate::block_manager_config::BlockManagerConfig;
 use crate::clock::ManualClock;
 use crate::config::NamespaceConfig;
 use crate::datanodes::Registration;
