@@ -3,6 +3,7 @@
 //! because a disk's speed drifts by half within hours.
 
 pub mod compare;
+mod deletions;
 pub mod dfsio;
 pub mod file_system;
 pub mod limit;

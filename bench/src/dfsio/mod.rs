@@ -25,13 +25,14 @@ mod workload;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chrono::Utc;
 use clap::{Args, ValueEnum};
 use ringfs_protocol::site_config::parse_bytes;
 use tokio::runtime::Runtime;
 
+use crate::deletions::Deletions;
 use crate::file_system::{FileSystem, FileSystemOptions};
 use crate::meter::{Meter, Timeline};
 use crate::processes::{CpuSpan, NamedProcess};
@@ -46,10 +47,6 @@ use workload::{Budget, Workload};
 
 const PREAD_BYTES: u64 = 4096;
 const SMALL_FILE_BYTES: u64 = 10 << 10;
-
-/// For the datanodes to delete the files of the run before: Apache's are told every few seconds.
-const DELETIONS_WAIT: Duration = Duration::from_secs(10);
-const DELETIONS_POLL: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
@@ -266,7 +263,7 @@ impl Dfsio {
     /// Only the measured part is on the clock and in the processor times.
     pub fn run_once(&self) -> Result<DfsioRun, BenchError> {
         let workload = self.workload(Meter::default());
-        let used_before = self.runtime.block_on(self.used_bytes())?;
+        let deletions = self.runtime.block_on(Deletions::before_run(&self.file_system.client))?;
         let mut readers = Vec::new();
         match self.options.mode {
             Mode::Append => self.runtime.block_on(streams::write_bases(workload.clone()))?,
@@ -296,7 +293,7 @@ impl Dfsio {
         let cpu = cpu.so_far()?;
         let timeline = timeline.finish();
         let outcome = outcome?;
-        self.delete_what_was_written(used_before)?;
+        self.delete_what_was_written(deletions)?;
         let mut run =
             Run { bytes: workload.meter.bytes(), elapsed, cpu, timeline, ..Run::default() };
         let classic = match outcome {
@@ -365,7 +362,7 @@ impl Dfsio {
     }
 
     /// Before the next run, which would have the datanodes' deletions beside it.
-    fn delete_what_was_written(&self, used_before: u64) -> Result<(), BenchError> {
+    fn delete_what_was_written(&self, deletions: Deletions) -> Result<(), BenchError> {
         if self.options.keep || !matches!(self.options.mode, Mode::Write | Mode::Append) {
             return Ok(());
         }
@@ -373,16 +370,8 @@ impl Dfsio {
             for entry in self.file_system.client.list(&self.scratch.path).await? {
                 self.file_system.client.delete(&entry.path, true).await?;
             }
-            let deadline = Instant::now() + DELETIONS_WAIT;
-            while self.used_bytes().await? > used_before && Instant::now() < deadline {
-                tokio::time::sleep(DELETIONS_POLL).await;
-            }
-            Ok(())
+            deletions.done(&self.file_system.client).await
         })
-    }
-
-    async fn used_bytes(&self) -> Result<u64, BenchError> {
-        Ok(self.file_system.client.fs_stats().await?.used)
     }
 }
 

@@ -8,7 +8,6 @@
 //! deleted with one of the next heartbeats.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 use rand::Rng;
 use ringfs_client::{Client, DatanodeReportTypeProto};
@@ -16,9 +15,9 @@ use ringfs_protocol::messages::*;
 use ringfs_protocol::rpc::client::RpcClient;
 use tokio::runtime::Runtime;
 
-use super::limits::{DELETIONS_POLL, DELETIONS_WAIT};
 use super::options::{PipelineOptions, resolve};
 use crate::BenchError;
+use crate::deletions::Deletions;
 use crate::file_system::FileSystem;
 use crate::processes::NamedProcess;
 use crate::scratch_directory::ScratchDirectory;
@@ -58,7 +57,7 @@ pub struct NamenodeBlocks {
     runtime: Runtime,
     client: Client,
     /// Bytes that the cluster's datanodes held before.
-    used_before: u64,
+    deletions: Deletions,
     namenode: RpcClient,
     scratch: ScratchDirectory,
     /// Of its files' leases.
@@ -127,17 +126,17 @@ impl NamenodeBlocks {
             .build()
             .map_err(BenchError::Runtime)?;
         let file_system = options.file_system.connect()?;
-        let (used_before, excluded, scratch) = runtime.block_on(async {
-            let used_before = file_system.client.fs_stats().await?.used;
+        let (deletions, excluded, scratch) = runtime.block_on(async {
+            let deletions = Deletions::before_run(&file_system.client).await?;
             let excluded = excluded(&file_system, wanted).await?;
             let scratch = ScratchDirectory::create(&file_system.client, BASE).await?;
-            Ok::<_, BenchError>((used_before, excluded, scratch))
+            Ok::<_, BenchError>((deletions, excluded, scratch))
         })?;
         Ok(Self {
             runtime,
             namenode: file_system.namenode(),
             client: file_system.client,
-            used_before,
+            deletions,
             scratch,
             holder: client_name(),
             excluded,
@@ -171,11 +170,7 @@ impl NamenodeBlocks {
     /// beside it.
     async fn remove(&self) -> Result<(), BenchError> {
         self.scratch.remove().await?;
-        let deadline = Instant::now() + DELETIONS_WAIT;
-        while self.client.fs_stats().await?.used > self.used_before && Instant::now() < deadline {
-            tokio::time::sleep(DELETIONS_POLL).await;
-        }
-        Ok(())
+        self.deletions.done(&self.client).await
     }
 
     async fn new_file(&self, path: &str) -> Result<LocatedBlockProto, BenchError> {

@@ -28,7 +28,3 @@ pub const DATA_RECEIVE_BYTES: usize = 1 << 20;
 
 /// Without a byte from any datanode for so long, a run has failed. HDFS's clients wait as long.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-/// For the datanodes to delete the blocks of a run: they are told with their heartbeats.
-pub const DELETIONS_WAIT: Duration = Duration::from_secs(20);
-pub const DELETIONS_POLL: Duration = Duration::from_millis(100);
