@@ -12,6 +12,8 @@ pub mod collections;
 pub mod domain_socket;
 pub mod error;
 pub mod file_checksum;
+#[cfg(target_arch = "x86_64")]
+mod folded_crc32c;
 pub mod limits;
 pub mod messages;
 pub mod meta_file;
