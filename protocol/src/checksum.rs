@@ -315,6 +315,26 @@ mod tests {
 
     proptest! {
         #[test]
+        fn chunks_of_512_bytes_and_what_is_left_are_filled_and_verified(
+            data in proptest::collection::vec(any::<u8>(), 1..3000),
+            flip in any::<prop::sample::Index>(),
+        ) {
+            let checksum = checksum(ChecksumType::Crc32c, 512);
+            let mut crcs = vec![0; checksum.checksums_len(data.len() as u64) as usize];
+            checksum.fill(&data, &mut crcs);
+            let expected = data.chunks(512).flat_map(|chunk| crc32c::crc32c(chunk).to_be_bytes());
+            prop_assert_eq!(&crcs, &expected.collect::<Vec<_>>());
+            prop_assert_eq!(checksum.verify(&data, &crcs), Ok(()));
+            let mut damaged = data.clone();
+            let at = flip.index(data.len());
+            damaged[at] ^= 1;
+            let mismatch = checksum.verify(&damaged, &crcs).unwrap_err();
+            prop_assert_eq!(mismatch.chunk_index, at / 512);
+            let chunk = damaged.chunks(512).nth(at / 512).unwrap();
+            prop_assert_eq!(mismatch.computed, crc32c::crc32c(chunk));
+        }
+
+        #[test]
         fn both_libraries_agree(data in proptest::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(crc_fast::crc32_iscsi(&data), crc32c::crc32c(&data));
         }
