@@ -56,7 +56,7 @@ pub enum BlockSource {
 pub struct NamenodeBlocks {
     runtime: Runtime,
     client: Client,
-    /// Bytes that the cluster's datanodes held before.
+    /// What ends when the datanodes hold as little again as before.
     deletions: Deletions,
     namenode: RpcClient,
     scratch: ScratchDirectory,
