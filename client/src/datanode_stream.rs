@@ -71,10 +71,16 @@ impl DatanodeStream {
         message: &M,
         limit: Duration,
     ) -> Result<(), ClientError> {
-        let mut bytes = std::mem::take(&mut self.owed);
-        encode_operation(opcode, message, &mut bytes);
+        let bytes = self.operation(opcode, message);
         let what = || format!("sending {opcode:?} to datanode {}", self.address);
         within(limit, what, self.tcp.write_all(&bytes)).await
+    }
+
+    /// An operation as it is sent, behind what is owed.
+    pub fn operation<M: Message>(&mut self, opcode: Opcode, message: &M) -> BytesMut {
+        let mut bytes = std::mem::take(&mut self.owed);
+        encode_operation(opcode, message, &mut bytes);
+        bytes
     }
 
     pub async fn read_response(

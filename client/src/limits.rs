@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ringfs_protocol::limits::{WHOLE_BLOCK_MAX_BYTES, WHOLE_BLOCK_PACKETS_MAX};
+
 /// Packets that [`crate::FileWriter::write`] hands to the streamer at a time: a write of 1 MiB.
 pub const PACKETS_HANDED_OVER_MAX: usize = 16;
 
@@ -14,6 +16,9 @@ pub const COMMANDS_QUEUED_MAX: usize = 2;
 /// the processor's cache between the two.
 pub const SEND_BATCH_BYTES: usize = 512 << 10;
 pub const SEND_BATCH_PACKETS_MAX: usize = 32;
+/// A whole block and its operation leave in one batch.
+const _: () = assert!(WHOLE_BLOCK_PACKETS_MAX < SEND_BATCH_PACKETS_MAX);
+const _: () = assert!(WHOLE_BLOCK_MAX_BYTES < SEND_BATCH_BYTES);
 
 /// Acks that are received at a time: those of the default window, of three datanodes.
 pub const ACK_BUFFER_BYTES: usize = 2 << 10;

@@ -110,6 +110,8 @@ impl StreamDriver {
                     && let Some(event) = self.perform(action).await
                 {
                     self.tell(event);
+                    // Acks of a whole block come with the reply to its set-up.
+                    self.receive();
                 }
             }
             if self.report.failure.get().is_some() || self.answer_waiting() {
@@ -205,12 +207,14 @@ impl StreamDriver {
     /// The event that answers `action`, if one does.
     async fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::OpenPipeline(setup) => {
-                let opened = WritePipeline::open(&self.connector, &self.options, &setup).await;
+            Action::OpenPipeline { setup, whole_block } => {
+                let (connector, options) = (&self.connector, &self.options);
+                let opened = WritePipeline::open(connector, options, &setup, whole_block).await;
                 Some(Event::PipelineOpened(opened.map(|pipeline| {
                     let reopens_finalized = pipeline.reopens_finalized;
+                    let has_block = pipeline.has_block();
                     self.pipeline = Some(pipeline);
-                    OpenedPipeline { reopens_finalized }
+                    OpenedPipeline { reopens_finalized, has_block }
                 })))
             }
             Action::AllocateBlock { previous, excluded } => {

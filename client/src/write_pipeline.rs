@@ -12,13 +12,14 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use ringfs_protocol::block::ExtendedBlock;
 use ringfs_protocol::checksum::DataChecksum;
+use ringfs_protocol::limits::WHOLE_BLOCK_MAX_BYTES;
 use ringfs_protocol::messages::*;
 use ringfs_protocol::operation::Opcode;
 use ringfs_protocol::packet::{PipelineAck, decode_ack};
 use tracing::debug;
 
 use crate::ClientError;
-use crate::datanode_stream::{DatanodeConnector, DatanodeStream};
+use crate::datanode_stream::{DatanodeConnector, DatanodeStream, within};
 use crate::idle_connections::IdleConnections;
 use crate::limits::{ACK_BUFFER_BYTES, SEND_BATCH_BYTES, SEND_BATCH_PACKETS_MAX};
 use crate::packetizer::Packet;
@@ -61,50 +62,97 @@ enum BlockEnd {
 
 impl WritePipeline {
     /// Connects to the first datanode of `setup`, which connects to the next and so on; over an idle
-    /// connection if there is a good one.
+    /// connection if there is a good one, and then with the whole block if that is given.
     pub async fn open(
         connector: &DatanodeConnector,
         options: &WriteOptions,
         setup: &PipelineSetup,
+        whole_block: Vec<Packet>,
     ) -> Result<Self, SetupFailure> {
         let first = &setup.nodes[0];
         let failed = |error: ClientError| SetupFailure { bad_link: None, why: error.to_string() };
         let limit = connector.timeouts.of_reply(setup.nodes.len());
         let operation = write_operation(options, setup);
         let kept = match connector.idle_connections.take(&first.address()) {
-            Some(mut stream) => match begin(&mut stream, &operation, limit).await {
-                // It was closed meanwhile, and the operation never read.
-                Err(error @ ClientError::Io { .. }) => {
-                    debug!("idle connection: {error}");
-                    None
+            Some(stream) => {
+                let mut kept = Self::over(stream, options.checksum);
+                match kept.begin(operation.clone(), whole_block, limit).await {
+                    // It was closed meanwhile, and the operation never read.
+                    Err(error @ ClientError::Io { .. }) => {
+                        debug!("idle connection: {error}");
+                        None
+                    }
+                    begun => Some((kept, begun.map_err(failed)?)),
                 }
-                begun => Some((stream, begun.map_err(failed)?)),
-            },
+            }
             None => None,
         };
-        let (stream, response) = match kept {
+        let (mut pipeline, response) = match kept {
             Some(kept) => kept,
             None => {
-                let mut stream = connector.connect(&first.datanode.id).await.map_err(failed)?;
-                let response = begin(&mut stream, &operation, limit).await.map_err(failed)?;
-                (stream, response)
+                let stream = connector.connect(&first.datanode.id).await.map_err(failed)?;
+                let mut anew = Self::over(stream, options.checksum);
+                let response = anew.begin(operation, Vec::new(), limit).await.map_err(failed)?;
+                (anew, response)
             }
         };
-        stream.check("WRITE_BLOCK", &setup.block, &response).map_err(|error| SetupFailure {
+        let checked = pipeline.stream.check("WRITE_BLOCK", &setup.block, &response);
+        checked.map_err(|error| SetupFailure {
             bad_link: response.first_bad_link.clone().filter(|link| !link.is_empty()),
             why: error.to_string(),
         })?;
-        let reopens_finalized = response.reopens_finalized();
-        Ok(Self {
+        pipeline.reopens_finalized = response.reopens_finalized();
+        pipeline.keeps_connection = response.keeps_connection();
+        Ok(pipeline)
+    }
+
+    fn over(stream: DatanodeStream, checksum: DataChecksum) -> Self {
+        Self {
             stream,
-            reopens_finalized,
-            checksum: options.checksum,
+            reopens_finalized: false,
+            checksum,
             queued: VecDeque::new(),
             outgoing: VecDeque::new(),
             heads: BytesMut::new(),
-            keeps_connection: response.keeps_connection(),
+            keeps_connection: false,
             end: BlockEnd::Open,
-        })
+        }
+    }
+
+    /// Sends the operation, with the packets behind it in the same call, and reads the reply.
+    async fn begin(
+        &mut self,
+        mut operation: OpWriteBlockProto,
+        whole_block: Vec<Packet>,
+        limit: Duration,
+    ) -> Result<BlockOpResponseProto, ClientError> {
+        whole_block.into_iter().for_each(|packet| self.push(packet));
+        self.encode_batch();
+        let following: usize = self.outgoing.iter().map(Bytes::len).sum();
+        if following > WHOLE_BLOCK_MAX_BYTES {
+            self.outgoing.clear();
+            self.end = BlockEnd::Open;
+        } else if following > 0 {
+            operation.following_bytes = Some(following as u32);
+        }
+        let bytes = self.stream.operation(Opcode::WriteBlock, &operation);
+        self.outgoing.push_front(bytes.freeze());
+        let address = self.stream.address.clone();
+        let what = || format!("sending WriteBlock to datanode {address}");
+        let sending = async {
+            while self.has_outgoing() {
+                self.writable().await?;
+                self.send()?;
+            }
+            Ok(())
+        };
+        within(limit, what, sending).await?;
+        self.stream.read_response(limit).await
+    }
+
+    /// Whether the block's last packet is sent, or about to be.
+    pub fn has_block(&self) -> bool {
+        self.end != BlockEnd::Open
     }
 
     pub fn push(&mut self, packet: Packet) {
@@ -221,15 +269,6 @@ impl WritePipeline {
     }
 }
 
-async fn begin(
-    stream: &mut DatanodeStream,
-    operation: &OpWriteBlockProto,
-    limit: Duration,
-) -> Result<BlockOpResponseProto, ClientError> {
-    stream.send_operation(Opcode::WriteBlock, operation, limit).await?;
-    stream.read_response(limit).await
-}
-
 /// Makes `source` send its replica of `block` to `target`, for a pipeline that both will be in.
 pub(crate) async fn transfer_replica(
     connector: &DatanodeConnector,
@@ -288,6 +327,7 @@ fn write_operation(options: &WriteOptions, setup: &PipelineSetup) -> OpWriteBloc
         storage_id: storage_ids([first]).pop(),
         target_storage_ids: storage_ids(rest),
         keeps_connection: Some(true),
+        following_bytes: None,
     }
 }
 

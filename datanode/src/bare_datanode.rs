@@ -194,7 +194,12 @@ impl Client {
         let mut bytes = BytesMut::new();
         encode_operation(Opcode::WriteBlock, request, &mut bytes);
         self.stream.write_all(&bytes).unwrap();
-        self.decode(decode_response).expect("a reply to WRITE_BLOCK")
+        self.response().expect("a reply to WRITE_BLOCK")
+    }
+
+    /// `None` when the datanode has closed.
+    pub fn response(&mut self) -> Option<BlockOpResponseProto> {
+        self.decode(decode_response)
     }
 
     pub fn transfer(&mut self, request: &OpTransferBlockProto) -> BlockOpResponseProto {
@@ -332,6 +337,7 @@ pub(crate) fn create(id: u64, targets: Vec<DatanodeInfoProto>) -> OpWriteBlockPr
         storage_id: None,
         target_storage_ids: Vec::new(),
         keeps_connection: None,
+        following_bytes: None,
     }
 }
 

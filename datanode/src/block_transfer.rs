@@ -197,6 +197,7 @@ impl Transfers {
             storage_id: destination.storage_ids.first().cloned(),
             target_storage_ids: destination.storage_ids.iter().skip(1).cloned().collect(),
             keeps_connection: None,
+            following_bytes: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One data-transfer connection: messages in and out over a socket, with the bytes that arrived
 //! beyond the last message.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use ringfs_protocol::ProtocolError;
 
 use crate::error::{DatanodeError, Result};
 use crate::limits::{MESSAGE_READ_BYTES, SEND_TIMEOUT};
-use crate::ring::{self, SendMessage, TcpStream};
+use crate::ring::{self, Buffer, SendMessage, TcpStream};
 
 #[derive(Debug)]
 pub struct Connection {
@@ -93,6 +94,40 @@ impl Connection {
     ) -> Result<T> {
         let message = self.read(what, patience, decode).await?;
         message.ok_or_else(|| self.failed(format!("closed before {what}")))
+    }
+
+    /// Takes the `len` bytes behind the last message, in the memory that they arrive in: in one piece where
+    /// all came with it, else in two.
+    pub async fn take_behind(
+        &mut self,
+        what: &str,
+        len: usize,
+        patience: Duration,
+    ) -> Result<Vec<Buffer>> {
+        let first = self.received.split_to(len.min(self.received.len())).freeze();
+        let missing = len - first.len();
+        let mut rest = BytesMut::with_capacity(missing);
+        let stream = self.stream.clone();
+        let receiving = async {
+            while rest.len() < missing {
+                let received;
+                (received, rest) = stream.receive(rest).await;
+                if received? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+            }
+            // More than was asked for, if the allocator gave more room.
+            self.received.unsplit(rest.split_off(missing));
+            Ok(rest.freeze())
+        };
+        match ring::timeout(patience, receiving).await {
+            Ok(Ok(rest)) => {
+                let pieces = [first, rest].into_iter().filter(|piece| !piece.is_empty());
+                Ok(pieces.map(Buffer::from).collect())
+            }
+            Ok(Err(error)) => Err(self.failed(format!("receiving {what}: {error}"))),
+            Err(_) => Err(self.failed(format!("no {what} within {} s", patience.as_secs()))),
+        }
     }
 
     pub async fn send(&self, bytes: BytesMut) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use prost::Message;
@@ -71,6 +72,15 @@ impl Conversation {
             }
             assert!(self.receive(), "closed inside an operation");
         }
+    }
+
+    /// Whether nothing has come behind the operation, and nothing comes for 20 ms.
+    pub fn is_silent_for_a_moment(&mut self) -> bool {
+        let set = |timeout| self.stream.set_read_timeout(timeout).unwrap();
+        set(Some(Duration::from_millis(20)));
+        let is_silent = self.received.is_empty() && self.stream.peek(&mut [0]).is_err();
+        set(None);
+        is_silent
     }
 
     /// The data of all packets up to the last one; `None` when the stream ends before.

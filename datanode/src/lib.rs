@@ -87,6 +87,10 @@ pub mod volume_profile;
 mod volume_watch;
 #[cfg(test)]
 mod volumes_tests;
+mod whole_block;
+#[cfg(test)]
+mod whole_block_tests;
+mod whole_replica;
 mod write_job;
 pub mod write_pipeline;
 #[cfg(test)]

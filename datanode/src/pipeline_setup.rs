@@ -142,13 +142,16 @@ async fn set_up_mirror(
         return MirrorSetup::without(Status::Success, String::new());
     };
     let name = peer::name(&target.id);
-    let patience = server.socket_timeout + server.timeout_per_target * request.targets.len() as u32;
+    let patience = mirror_patience(server, request);
     match connect_mirror(target, request, role, patience).await {
         Ok((connection, reply)) => {
             let status = reply.as_ref().map_or(Status::Success, BlockOpResponseProto::status);
             let reopens_finalized = reply.as_ref().is_some_and(|reply| reply.reopens_finalized());
             let keeps_connection = reply.as_ref().is_some_and(|reply| reply.keeps_connection());
             let bad_link = reply.and_then(|reply| reply.first_bad_link).unwrap_or_default();
+            // It names none where it is to blame itself, which only this node can tell the client.
+            let is_itself = status != Status::Success && bad_link.is_empty();
+            let bad_link = if is_itself { name } else { bad_link };
             let mirror = Some(Mirror::new(connection, patience, keeps_connection));
             MirrorSetup { mirror, status, bad_link, reopens_finalized }
         }
@@ -169,16 +172,8 @@ async fn connect_mirror(
     patience: Duration,
 ) -> Result<(Connection, Option<BlockOpResponseProto>)> {
     let name = peer::name(&target.id);
-    let failed = |why: &str| DatanodeError::Peer { peer: name.clone(), why: why.to_owned() };
-    let address: IpAddr = target.id.ip_addr.parse().map_err(|_| failed("not a numeric address"))?;
-    let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port"))?;
-    let address = SocketAddr::new(address, port);
-    let mut next = request.clone();
-    next.targets.remove(0);
-    next.storage_type =
-        take_first(&mut next.target_storage_types).or(Some(next.storage_type() as i32));
-    next.storage_id = take_first(&mut next.target_storage_ids);
-    next.pinning = take_first(&mut next.target_pinnings).or(next.pinning);
+    let address = data_address(target)?;
+    let mut next = next_request(request);
     next.keeps_connection = role.has_setup_reply().then_some(true);
     let mut bytes = BytesMut::new();
     encode_operation(Opcode::WriteBlock, &next, &mut bytes);
@@ -201,6 +196,32 @@ async fn connect_mirror(
     let mut connection = Connection::connect(address, patience).await?;
     let reply = begin(&mut connection, bytes, patience).await?;
     Ok((connection, Some(reply)))
+}
+
+/// Where a datanode takes operations.
+pub fn data_address(target: &DatanodeInfoProto) -> Result<SocketAddr> {
+    let failed =
+        |why: &str| DatanodeError::Peer { peer: peer::name(&target.id), why: why.to_owned() };
+    let address: IpAddr = target.id.ip_addr.parse().map_err(|_| failed("not a numeric address"))?;
+    let port = u16::try_from(target.id.xfer_port).map_err(|_| failed("no such port"))?;
+    Ok(SocketAddr::new(address, port))
+}
+
+/// What the next datanode is asked, and nothing follows it yet.
+pub fn next_request(request: &OpWriteBlockProto) -> OpWriteBlockProto {
+    let mut next = request.clone();
+    next.targets.remove(0);
+    next.storage_type =
+        take_first(&mut next.target_storage_types).or(Some(next.storage_type() as i32));
+    next.storage_id = take_first(&mut next.target_storage_ids);
+    next.pinning = take_first(&mut next.target_pinnings).or(next.pinning);
+    next.following_bytes = None;
+    next
+}
+
+/// How long the next datanode of a pipeline may take to answer.
+pub fn mirror_patience(server: &TransferServer, request: &OpWriteBlockProto) -> Duration {
+    server.socket_timeout + server.timeout_per_target * request.targets.len() as u32
 }
 
 async fn begin(

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | create | data file and meta file, then the meta's header, in `rbw/` or `tmp/` |
 //! | finalize | truncate padded data to its length; sync if asked; meta, then data into `finalized/` |
+//! | create whole (in `whole_replica`) | as create, with all data and checksums, then as finalize |
 //! | append (in `reopening`) | data, then meta (under the new generation stamp) into `rbw/` |
 //! | bump (in `reopening`) | rename meta to the new generation stamp |
 //!
@@ -214,15 +215,7 @@ impl Dataset {
         let empty = Block { num_bytes: 0, ..block };
         let replica = Arc::new(Replica::new(volume, empty, state, None));
         let held = replica.transition.lock().await;
-        if let Err(present) = self.insert(replica.clone()) {
-            self.make_way(&create.block, &present, replace_older).await?;
-            self.insert(replica.clone()).map_err(|present| exists(&create.block, &present))?;
-        }
-        if replica.volume().is_failed() {
-            // Too late for those who took its replicas out of the books.
-            self.forget(&replica);
-            return Err(DatanodeError::VolumeFailed { volume: replica.volume().location() });
-        }
+        self.insert_new(&replica, &create.block, replace_older).await?;
         let files = replica.files();
         let opened = async {
             create_files(replica.volume(), &files, &encode_meta_header(create.checksum)).await
@@ -251,6 +244,25 @@ impl Dataset {
                 Err(error)
             }
         }
+    }
+
+    /// Puts a new replica, whose transition the caller holds, into the map.
+    pub(crate) async fn insert_new(
+        &self,
+        replica: &Arc<Replica>,
+        block: &ExtendedBlock,
+        replace_older: bool,
+    ) -> Result<()> {
+        if let Err(present) = self.insert(replica.clone()) {
+            self.make_way(block, &present, replace_older).await?;
+            self.insert(replica.clone()).map_err(|present| exists(block, &present))?;
+        }
+        if replica.volume().is_failed() {
+            // Too late for those who took its replicas out of the books.
+            self.forget(replica);
+            return Err(DatanodeError::VolumeFailed { volume: replica.volume().location() });
+        }
+        Ok(())
     }
 
     /// Removes a replica with an older generation stamp in favour of a new TEMPORARY one.

@@ -54,6 +54,7 @@ use crate::replica::Replica;
 use crate::ring::{self, BufferMut, Either, ReceiveMessage, SECTOR_BYTES, SLAB_BYTES, SlabShare};
 use crate::server::TransferServer;
 use crate::transitions::ReplicaWriter;
+use crate::whole_block;
 
 /// Serves one WRITE_BLOCK to its end. Returns whether the connection may carry another operation: where
 /// its peer asked for that, and the block ended as agreed with nothing behind it.
@@ -63,6 +64,9 @@ pub async fn serve(
     request: OpWriteBlockProto,
 ) -> Result<bool> {
     let role = Role::of(&request)?;
+    if let Some(served) = whole_block::serve(server, connection, &request, role).await {
+        return served;
+    }
     let (writer, setup) = set_up(server, &request, role).await;
     let MirrorSetup { mirror, status, bad_link, reopens_finalized } = setup;
     let writer = match writer {

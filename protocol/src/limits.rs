@@ -26,6 +26,13 @@ pub const PACKET_MAX_BYTES: usize = 16 << 20;
 /// A packet header encodes to 25 or 27 bytes; the slack is for fields a later version may add.
 pub const PACKET_HEADER_MAX_BYTES: usize = 1 << 10;
 
+/// A block whose packets take no more than this may follow its WRITE_BLOCK unasked: files of up to 63 KiB,
+/// which a datanode holds until it has the last byte.
+pub const WHOLE_BLOCK_MAX_BYTES: usize = 64 << 10;
+
+/// In so many packets: its data and its end. So nothing of it is acknowledged before all of its data.
+pub const WHOLE_BLOCK_PACKETS_MAX: usize = 2;
+
 /// Largest operation header (WRITE_BLOCK names its targets, about 300 bytes each, and a token).
 pub const OPERATION_MAX_BYTES: usize = 1 << 20;
 

@@ -328,6 +328,7 @@ fn write_operation(rules: &WriteRules, block: &PipelineBlock) -> OpWriteBlockPro
         storage_id: storage_ids(std::slice::from_ref(first)).pop(),
         target_storage_ids: storage_ids(rest),
         keeps_connection: None,
+        following_bytes: None,
     }
 }
 

@@ -19,6 +19,7 @@
 //! This is Hadoop's DataStreamer, with its two queues and its rules of blame.
 
 mod recovery;
+mod whole_block;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -111,6 +112,8 @@ pub(crate) struct OpenedPipeline {
     /// sent once more. Apache's datanodes cannot, and get the last packet when all else is
     /// acknowledged, as Hadoop's client does it.
     pub reopens_finalized: bool,
+    /// The set-up took the whole block with it.
+    pub has_block: bool,
 }
 
 /// Small, as there are two for each packet; so is [`Action`].
@@ -140,7 +143,11 @@ pub(crate) enum Action {
         excluded: Vec<DatanodeInfoProto>,
     },
     AbandonBlock(ExtendedBlock),
-    OpenPipeline(Box<PipelineSetup>),
+    /// With the packets of a small block, which may be sent at once.
+    OpenPipeline {
+        setup: Box<PipelineSetup>,
+        whole_block: Vec<Packet>,
+    },
     ClosePipeline,
     Send(Packet),
     SendHeartbeat,
@@ -281,7 +288,7 @@ impl Streamer {
             Event::BlockAllocated(allocated) => self.block_allocated(allocated),
             Event::PipelineOpened(opened) => self.pipeline_opened(now_ms, opened),
             Event::Acknowledged(ack) => self.acknowledged(now_ms, ack),
-            Event::PipelineLost(why) => self.pipeline_broke(0, why),
+            Event::PipelineLost(why) => self.pipeline_broke(now_ms, 0, why),
             Event::ReplacementFound(found) => self.replacement_found(found),
             Event::ReplicaTransferred(done) => self.replica_transferred(done),
             Event::GenerationStampRaised(raised) => self.generation_stamp_raised(raised),
@@ -324,7 +331,8 @@ impl Streamer {
         }
         let open = OpenBlock::new(&located);
         let setup = open.setup(BlockConstructionStage::PipelineSetupCreate, 0, None);
-        self.actions.push_back(Action::OpenPipeline(Box::new(setup)));
+        let whole_block = self.whole_block();
+        self.actions.push_back(Action::OpenPipeline { setup: Box::new(setup), whole_block });
         self.block = Some(open);
         self.state = State::Creating { attempt };
     }
@@ -333,7 +341,10 @@ impl Streamer {
         match (&self.state, opened) {
             (State::Creating { .. }, Ok(pipeline)) => {
                 self.pipeline = pipeline;
-                self.stream(now_ms);
+                match pipeline.has_block {
+                    true => self.whole_block_sent(now_ms),
+                    false => self.stream(now_ms),
+                }
             }
             (State::Creating { attempt }, Err(failure)) => {
                 let attempt = *attempt;
@@ -403,7 +414,7 @@ impl Streamer {
         // Datanodes behind a bad one did not get to answer: the last bad one is the nearest cause.
         if let Some(bad) = ack.replies.iter().rposition(|status| *status != Status::Success) {
             let why = format!("answers {:?} to a packet", ack.replies[bad]);
-            return self.pipeline_broke(bad, why);
+            return self.pipeline_broke(now_ms, bad, why);
         }
         if ack.seqno == HEARTBEAT_SEQNO {
             return;
@@ -411,7 +422,7 @@ impl Streamer {
         let Some(packet) = self.ack_queue.pop_front_if(|first| first.seqno == ack.seqno) else {
             let first = self.ack_queue.front().map(|packet| packet.seqno);
             let why = format!("acknowledges packet {} where {first:?} is due", ack.seqno);
-            return self.pipeline_broke(0, why);
+            return self.pipeline_broke(now_ms, 0, why);
         };
         if let Some(open) = &mut self.block {
             let acked = &mut open.block.block.num_bytes;
@@ -430,7 +441,10 @@ impl Streamer {
         self.state = State::Idle;
     }
 
-    fn pipeline_broke(&mut self, bad: usize, why: String) {
+    fn pipeline_broke(&mut self, now_ms: u64, bad: usize, why: String) {
+        if self.is_sealed_early() {
+            return self.begin_block_anew(bad, why, now_ms);
+        }
         if matches!(self.state, State::Streaming | State::Closing) {
             self.recover(self.purpose(), Some((bad, why)));
         }
@@ -439,12 +453,13 @@ impl Streamer {
     /// A datanode announces its restart: the only one, or one of this host, is waited for.
     fn datanode_restarts(&mut self, now_ms: u64, index: usize) {
         let Some(node) = self.block.as_ref().and_then(|open| open.nodes.get(index)) else {
-            return self.pipeline_broke(index, "restarts".to_owned());
+            return self.pipeline_broke(now_ms, index, "restarts".to_owned());
         };
         let is_only = self.block.as_ref().is_some_and(|open| open.nodes.len() == 1);
         let patience_ms = self.rules.restart_timeout.as_millis() as u64;
-        if patience_ms == 0 || !(is_only || (self.rules.is_local)(&node.datanode.id.ip_addr)) {
-            return self.pipeline_broke(index, "restarts".to_owned());
+        let is_waited_for = is_only || (self.rules.is_local)(&node.datanode.id.ip_addr);
+        if patience_ms == 0 || !is_waited_for || self.is_sealed_early() {
+            return self.pipeline_broke(now_ms, index, "restarts".to_owned());
         }
         let address = node.address();
         self.await_restart(self.purpose(), address, now_ms, now_ms + patience_ms);
@@ -467,7 +482,7 @@ impl Streamer {
         }
         if self.ack_deadline_ms().is_some_and(|deadline_ms| now_ms >= deadline_ms) {
             let silence = now_ms - self.last_heard_ms;
-            return self.pipeline_broke(0, format!("no ack for {silence} ms"));
+            return self.pipeline_broke(now_ms, 0, format!("no ack for {silence} ms"));
         }
         if now_ms >= self.last_sent_ms + self.heartbeat_interval_ms() {
             self.last_sent_ms = now_ms;
@@ -556,4 +571,4 @@ fn pipeline_nodes(located: &LocatedBlockProto) -> Vec<PipelineNode> {
 }
 
 #[cfg(test)]
-mod tests;
+mod model_cluster;

@@ -270,7 +270,8 @@ impl Streamer {
         let stamp = GenerationStamp(located.b.generation_stamp);
         let token = located.block_token;
         let setup = open.setup(stage, stamp.0, Some(&token));
-        self.actions.push_back(Action::OpenPipeline(Box::new(setup)));
+        let (setup, whole_block) = (Box::new(setup), Vec::new());
+        self.actions.push_back(Action::OpenPipeline { setup, whole_block });
         recovery.step = Step::Opening { stamp, token };
     }
 

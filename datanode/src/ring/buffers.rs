@@ -29,6 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use bytes::Bytes;
 use memmap2::{Advice, MmapMut, MmapOptions};
 
 use crate::counters::Counters;
@@ -67,6 +68,8 @@ enum Owner {
     /// Zeroed and sector-aligned.
     Heap(Layout),
     Vec(#[allow(dead_code, reason = "keeps the bytes alive")] Vec<u8>),
+    /// Read only.
+    Bytes(#[allow(dead_code, reason = "keeps them alive")] Bytes),
     Slab {
         registered: Option<u16>,
         /// Set while the slab is handed out.
@@ -238,6 +241,13 @@ impl From<Vec<u8>> for BufferMut {
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Self {
         BufferMut::from(bytes).freeze()
+    }
+}
+
+impl From<Bytes> for Buffer {
+    fn from(bytes: Bytes) -> Self {
+        let (base, len) = (NonNull::from(&bytes[..]).cast(), bytes.len());
+        BufferMut::whole(Rc::new(Memory { base, len, owner: Owner::Bytes(bytes) })).freeze()
     }
 }
 

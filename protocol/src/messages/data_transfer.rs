@@ -131,6 +131,11 @@ pub struct OpWriteBlockProto {
     /// block, and asks for the connection to be kept.
     #[prost(bool, optional, tag = "1001")]
     pub keeps_connection: Option<bool>,
+    /// Not of HDFS: the packets of the whole block, its last one included, follow the operation at once,
+    /// in so many bytes. The reply may come together with their acks. Whoever passes over it finds the
+    /// packets where they belong, behind its reply.
+    #[prost(uint32, optional, tag = "1002")]
+    pub following_bytes: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
