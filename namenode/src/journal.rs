@@ -119,6 +119,11 @@ impl Journal {
         self.unconfirmed && self.has_room(0)
     }
 
+    /// Those of this epoch so far.
+    pub fn records(&self) -> u64 {
+        self.sequence - 1
+    }
+
     /// Puts an empty record behind the last one, which from then on nobody takes for a torn write.
     pub fn confirm(&mut self) -> Result<()> {
         self.append(&Changes::default())

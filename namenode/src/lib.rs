@@ -55,6 +55,7 @@ mod storage_policies;
 pub mod store;
 mod store_check;
 mod store_update;
+mod store_writer;
 mod stored_blocks;
 pub mod topology;
 pub mod user_groups;

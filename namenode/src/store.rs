@@ -1,9 +1,9 @@
 //! The metadata store: redb below, one writer above it, a journal, changes in memory and group commit
 //! in between.
 //!
-//! Every change is an operation queued to the writer thread. The writer takes what has gathered, runs
-//! the operations one after another, makes what they changed durable once, and only then lets the
-//! replies go: many replies share one sync. An operation sees what its predecessors in the batch did.
+//! Every change is an operation, carried out by one writer at a time (`store_writer`). It takes what has
+//! gathered, runs the operations one after another, makes what they changed durable once, and only then
+//! lets the replies go: many replies share one sync. An operation sees what its predecessors in the batch did.
 //! One that fails is taken back, so it leaves nothing. Work that must not precede durability (telling
 //! datanodes to delete blocks) is queued with [`Update::after_commit`] and runs between the commit and
 //! the replies.
@@ -36,14 +36,11 @@ use prost::Message;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
 };
-use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::error::{NamenodeError, Result};
-use crate::journal::{Changes, Journal, JournalFile};
-use crate::limits::{
-    CONFIRM_AFTER, COPY_BATCH_MAX, UNFOLDED_CHANGES_MAX, WRITE_BATCH_MAX, WRITE_QUEUE_MAX,
-};
+use crate::journal::{Journal, JournalFile};
+use crate::limits::{COPY_BATCH_MAX, WRITE_QUEUE_MAX};
 use crate::overlay::{Bytes, Overlay};
 use crate::schema::{IDENTITY_KEY, IdentityRecord, STORE_VERSION, Space, decode};
 
@@ -51,20 +48,21 @@ pub(crate) use crate::overlay::definition;
 pub use crate::overlay::{Snapshot, View};
 pub use crate::store_update::Update;
 
+use crate::store_writer::{Operation, Queue, Writer, WriterSeat};
+
 /// The epoch of the journal whose records the tables lack. Not there: they lack none.
-const EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("journal_epoch");
+pub(crate) const EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("journal_epoch");
 /// The latest epoch there was, whether or not the store was closed since.
 const LATEST_EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("latest_epoch");
 
 pub struct Store {
     committed: Arc<Mutex<Snapshot>>,
-    queue: Option<mpsc::Sender<Box<dyn Job>>>,
-    writer: Option<JoinHandle<()>>,
+    seat: Arc<WriterSeat>,
+    /// To the thread; a simulated world has neither.
+    queue: Option<Queue>,
+    thread: Option<JoinHandle<()>>,
     commits: Arc<AtomicU64>,
     identity: IdentityRecord,
-    /// In a simulated world, which has one thread: the writer, called in its place.
-    #[cfg(feature = "simulation")]
-    inline: Option<Mutex<Writer>>,
 }
 
 impl Store {
@@ -81,35 +79,23 @@ impl Store {
         recover(&database, place, &mut journal)?;
         let committed = Arc::new(Mutex::new(Snapshot::of(&database)?));
         let commits = Arc::new(AtomicU64::new(0));
-        let (queue, jobs) = mpsc::channel(WRITE_QUEUE_MAX);
-        let writer = Writer {
-            database,
-            journal,
-            committed: committed.clone(),
-            commits: commits.clone(),
-            failed: None,
-        };
+        let writer = Writer::new(database, journal, committed.clone(), commits.clone());
+        let seat = Arc::new(WriterSeat::new(writer));
         #[cfg(feature = "simulation")]
         if ringfs_protocol::simulation::is_entered() {
-            let inline = Some(Mutex::new(writer));
-            return Ok(Self { committed, queue: None, writer: None, commits, identity, inline });
+            return Ok(Self { committed, seat, queue: None, thread: None, commits, identity });
         }
         let failed = |error| NamenodeError::system("starting the store's writer", error);
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let timer = timer.map_err(failed)?;
-        let writer = std::thread::Builder::new()
+        let (queue, jobs) = mpsc::channel(WRITE_QUEUE_MAX);
+        let served = seat.clone();
+        let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(jobs, &timer))
+            .spawn(move || served.serve(jobs, &timer))
             .map_err(failed)?;
-        Ok(Self {
-            committed,
-            queue: Some(queue),
-            writer: Some(writer),
-            commits,
-            identity,
-            #[cfg(feature = "simulation")]
-            inline: None,
-        })
+        let (queue, thread) = (Some(queue), Some(thread));
+        Ok(Self { committed, seat, queue, thread, commits, identity })
     }
 
     pub fn identity(&self) -> &IdentityRecord {
@@ -154,23 +140,24 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
-    /// Runs `operation` in the writer's next batch; returns once that is durable.
+    /// Runs `operation` by itself or in a batch with others'; returns once it is durable.
     pub async fn write<T, F>(&self, operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Update) -> Result<T> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(Operation { run: Some(operation), result: None, reply: Some(reply) });
-        #[cfg(feature = "simulation")]
-        if let Some(writer) = &self.inline {
-            writer.lock().carry_out(vec![job]);
-            let lost = |_| NamenodeError::Store("the writer gave no answer".to_owned());
-            return answer.await.map_err(lost)?;
-        }
+        let (operation, answer) = Operation::new(operation);
+        let job = Box::new(operation);
         let stopped = || NamenodeError::Store("the writer has stopped".to_owned());
+        #[cfg(feature = "simulation")]
+        if self.queue.is_none() {
+            self.seat.carry_out(job);
+            return answer.await.map_err(|_| stopped())?;
+        }
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        queue.send(job).await.map_err(|_| stopped())?;
+        if let Err(job) = self.seat.carry_out_alone(job, queue) {
+            queue.send(job).await.map_err(|_| stopped())?;
+        }
         answer.await.map_err(|_| stopped())?
     }
 }
@@ -178,10 +165,10 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(writer) = self.writer.take() {
-            // The last handle may fall inside an after-commit action, on the writer itself.
-            if writer.thread().id() != std::thread::current().id() {
-                let _ = writer.join();
+        if let Some(thread) = self.thread.take() {
+            // The last handle may fall inside an after-commit action, on the thread itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
             }
         }
     }
@@ -215,7 +202,7 @@ pub fn format(
 }
 
 /// Brings the changes to the database's tables.
-fn fold(overlay: &Overlay, transaction: &WriteTransaction) -> Result<()> {
+pub(crate) fn fold(overlay: &Overlay, transaction: &WriteTransaction) -> Result<()> {
     let mut tables = WriteTables::new(transaction);
     for (space, key, value) in overlay.changes() {
         tables.set(space, key, value)?;
@@ -279,7 +266,7 @@ fn recover(database: &Database, place: &str, journal: &mut Journal) -> Result<()
 }
 
 /// Makes the transaction a checkpoint: the epoch that follows it, and all up to `newest`.
-fn begin_epoch(transaction: &mut WriteTransaction, newest: u64) -> Result<u64> {
+pub(crate) fn begin_epoch(transaction: &mut WriteTransaction, newest: u64) -> Result<u64> {
     let mut latest = transaction.open_table(LATEST_EPOCH)?;
     let former = latest.get(())?.map_or(0, |epoch| epoch.value());
     // Not to be guessed, and 2^31 steps before the numbers end.
@@ -314,172 +301,4 @@ fn read_identity(database: &Database, place: &str) -> Result<IdentityRecord> {
         )));
     }
     Ok(identity)
-}
-
-/// An operation in the queue, its types erased.
-trait Job: Send {
-    /// Runs it; false when it failed.
-    fn run(&mut self, update: &mut Update) -> bool;
-    /// Sends the result; `Some` overrides it: the batch did not become durable.
-    fn reply(self: Box<Self>, failure: Option<&str>);
-}
-
-struct Operation<T, F> {
-    run: Option<F>,
-    result: Option<Result<T>>,
-    reply: Option<oneshot::Sender<Result<T>>>,
-}
-
-impl<T, F> Job for Operation<T, F>
-where
-    T: Send,
-    F: FnOnce(&mut Update) -> Result<T> + Send,
-{
-    fn run(&mut self, update: &mut Update) -> bool {
-        let Some(run) = self.run.take() else { return false };
-        let result = run(update);
-        let succeeded = result.is_ok();
-        self.result = Some(result);
-        succeeded
-    }
-
-    fn reply(mut self: Box<Self>, failure: Option<&str>) {
-        let result = match (failure, self.result.take()) {
-            (None, Some(result)) => result,
-            (why, _) => Err(NamenodeError::Store(why.unwrap_or("the batch failed").to_owned())),
-        };
-        if let Some(reply) = self.reply.take() {
-            // The caller may have gone away; what it asked for stays done.
-            let _ = reply.send(result);
-        }
-    }
-}
-
-struct Writer {
-    database: Database,
-    journal: Journal,
-    committed: Arc<Mutex<Snapshot>>,
-    commits: Arc<AtomicU64>,
-    failed: Option<String>,
-}
-
-impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>, timer: &Runtime) {
-        while let Some(first) = self.next_job(&mut queue, timer) {
-            let mut batch = vec![first];
-            while batch.len() < WRITE_BATCH_MAX {
-                match queue.try_recv() {
-                    Ok(job) => batch.push(job),
-                    Err(_) => break,
-                }
-            }
-            self.carry_out(batch);
-        }
-        // After a failure the journal has what the database may lack.
-        if self.failed.is_none()
-            && let Err(error) = self.close()
-        {
-            tracing::warn!(%error, "the metadata store is left to the journal");
-        }
-    }
-
-    /// `None` when the store is closed. The last changes are confirmed while there are no more.
-    fn next_job(
-        &mut self,
-        queue: &mut mpsc::Receiver<Box<dyn Job>>,
-        timer: &Runtime,
-    ) -> Option<Box<dyn Job>> {
-        if self.failed.is_none() && self.journal.wants_confirmation() {
-            let next = async { tokio::time::timeout(CONFIRM_AFTER, queue.recv()).await };
-            match timer.block_on(next) {
-                Ok(job) => return job,
-                Err(_) => {
-                    let confirmed = self.journal.confirm();
-                    self.note(confirmed);
-                }
-            }
-        }
-        queue.blocking_recv()
-    }
-
-    fn carry_out(&mut self, mut batch: Vec<Box<dyn Job>>) {
-        if self.failed.is_none() {
-            let applied = self.apply(&mut batch);
-            self.note(applied);
-        }
-        for job in batch {
-            job.reply(self.failed.as_deref());
-        }
-        if self.failed.is_none() && self.committed.lock().overlay.len() >= UNFOLDED_CHANGES_MAX {
-            let folded = self.fold();
-            self.note(folded);
-        }
-    }
-
-    fn note(&mut self, outcome: Result<()>) {
-        if let Err(error) = outcome {
-            let why = error.to_string();
-            tracing::error!("metadata can no longer be changed: {why}");
-            self.failed = Some(why);
-        }
-    }
-
-    fn apply(&mut self, batch: &mut [Box<dyn Job>]) -> Result<()> {
-        let mut update = Update::new(self.committed.lock().clone());
-        for job in batch {
-            let before = update.before();
-            if !job.run(&mut update) {
-                update.take_back(before);
-            }
-        }
-        if !update.changes.is_empty() {
-            self.commit(update.state, &update.changes)?;
-            self.commits.fetch_add(1, Ordering::Relaxed);
-        }
-        for action in update.after_commit {
-            action();
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self, state: Snapshot, changes: &Changes) -> Result<()> {
-        if !self.journal.has_room(changes.len()) {
-            return self.checkpoint(&state.overlay);
-        }
-        if !ringfs_protocol::mutant!("namenode: answer without the journal") {
-            self.journal.append(changes)?;
-        }
-        *self.committed.lock() = state;
-        Ok(())
-    }
-
-    /// What is folded is durable by the journal.
-    fn fold(&self) -> Result<()> {
-        let overlay = self.committed.lock().overlay.clone();
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::None).map_err(redb::Error::from)?;
-        fold(&overlay, &transaction)?;
-        transaction.commit()?;
-        *self.committed.lock() = Snapshot::of(&self.database)?;
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, overlay: &Overlay) -> Result<()> {
-        let mut transaction = self.database.begin_write()?;
-        fold(overlay, &transaction)?;
-        let epoch = begin_epoch(&mut transaction, 0)?;
-        transaction.commit()?;
-        self.journal.begin(epoch);
-        *self.committed.lock() = Snapshot::of(&self.database)?;
-        Ok(())
-    }
-
-    /// Leaves a database that needs no journal.
-    fn close(&self) -> Result<()> {
-        let mut transaction = self.database.begin_write()?;
-        fold(&self.committed.lock().overlay, &transaction)?;
-        transaction.delete_table(EPOCH)?;
-        transaction.set_quick_repair(true);
-        Ok(transaction.commit()?)
-    }
 }

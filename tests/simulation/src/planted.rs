@@ -240,7 +240,7 @@ pub const PLANTED: &[Planted] = &[
     ),
     planted(
         "namenode: count stale replicas",
-        Bias::AllDie,
+        Bias::Retries,
         10,
         "in the end",
         "a replica that missed an append counts as good",
