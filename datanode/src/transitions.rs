@@ -293,12 +293,24 @@ impl Dataset {
         len: u64,
         received: BlockChange,
     ) -> Result<Block> {
-        replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
-        replica.apply(event, stamp)?;
-        account_whole(replica);
+        self.settle_untold(replica, event, stamp, len)?;
         let block = replica.block();
         self.tell(replica, block, received);
         Ok(block)
+    }
+
+    /// [`Dataset::settle`], but the namenode is not told yet.
+    pub(crate) fn settle_untold(
+        &self,
+        replica: &Arc<Replica>,
+        event: ReplicaEvent,
+        stamp: GenerationStamp,
+        len: u64,
+    ) -> Result<()> {
+        replica.set_all_lengths(OnDisk { len, last_chunk_checksum: None });
+        replica.apply(event, stamp)?;
+        account_whole(replica);
+        Ok(())
     }
 
     /// [`Dataset::hold`] on a data thread, bounded.

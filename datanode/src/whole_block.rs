@@ -19,6 +19,7 @@
 //! its reply.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -45,6 +46,7 @@ use crate::peer;
 use crate::pipeline_setup::{
     Role, data_address, mirror_patience, next_request, setup_reply, success_reply,
 };
+use crate::replica::Replica;
 use crate::ring::{self, Buffer, SendMessage};
 use crate::server::TransferServer;
 use crate::transitions::CreateReplica;
@@ -84,12 +86,20 @@ async fn receive_and_write(
     block.block.num_bytes = packets.last().map_or(0, Packet::end);
     let whole = WholeBlock { server, request, block, checksum, bytes, packets };
     let outcome = whole.write().await;
-    connection.send(whole.reply(&outcome)).await?;
-    Ok(outcome.is_ok() && request.keeps_connection())
+    let tell = || outcome.iter().for_each(|written| server.dataset.tell_received(&written.replica));
+    // The last datanode tells the namenode at once: the file's end waits for the first report. The others
+    // do behind the reply, which the client waits for; but what stands is told of, whoever went away.
+    if whole.is_last() {
+        tell();
+    }
+    let replied = connection.send(whole.reply(&outcome)).await;
+    if !whole.is_last() {
+        tell();
+    }
+    replied.map(|()| outcome.is_ok() && request.keeps_connection())
 }
 
-/// Of this datanode and those below.
-type Answer = std::result::Result<Below, Refusal>;
+type Answer<T> = std::result::Result<T, Refusal>;
 
 struct WholeBlock<'a> {
     server: &'a TransferServer,
@@ -101,6 +111,12 @@ struct WholeBlock<'a> {
     bytes: Vec<Buffer>,
     /// The same, taken apart.
     packets: Vec<Packet>,
+}
+
+/// The block is here and everywhere below.
+struct Written {
+    replica: Arc<Replica>,
+    below: Below,
 }
 
 /// What the datanodes below say of a block that they all have.
@@ -119,13 +135,13 @@ struct Refusal {
 }
 
 impl WholeBlock<'_> {
-    async fn write(&self) -> Answer {
+    async fn write(&self) -> Answer<Written> {
         let own = |error: DatanodeError| Refusal {
             status: error.status(),
             bad_link: String::new(),
             why: error.to_string(),
         };
-        if self.request.targets.is_empty() {
+        if self.is_last() {
             self.verify()?;
         }
         let create = CreateReplica {
@@ -139,16 +155,24 @@ impl WholeBlock<'_> {
             ring::join(self.relay(), self.server.dataset.create_whole(create, self.content()))
                 .await;
         let replica = stored.map_err(own)?;
-        if below.is_err() {
-            self.server.dataset.take_back(&replica).await.map_err(own)?;
-        } else {
-            self.count();
+        match below {
+            Ok(below) => {
+                self.count();
+                Ok(Written { replica, below })
+            }
+            Err(refusal) => {
+                self.server.dataset.take_back(&replica).await.map_err(own)?;
+                Err(refusal)
+            }
         }
-        below
+    }
+
+    fn is_last(&self) -> bool {
+        self.request.targets.is_empty()
     }
 
     /// The last datanode verifies for all: the others pass on what they got.
-    fn verify(&self) -> std::result::Result<(), Refusal> {
+    fn verify(&self) -> Answer<()> {
         for packet in &self.packets {
             if let Err(mismatch) = verify_pieces(self.checksum, packet) {
                 self.server.counters.checksum_errors.add(1);
@@ -184,7 +208,7 @@ impl WholeBlock<'_> {
     }
 
     /// Has the datanodes below write the block.
-    async fn relay(&self) -> Answer {
+    async fn relay(&self) -> Answer<Below> {
         let Some(target) = self.request.targets.first() else {
             return Ok(Below { reopens_finalized: true, acks: Vec::new() });
         };
@@ -194,7 +218,7 @@ impl WholeBlock<'_> {
         asked.map_err(|refusal| self.blame(refusal, peer::name(&target.id)))
     }
 
-    async fn ask_next(&self, target: &DatanodeInfoProto) -> Result<Answer> {
+    async fn ask_next(&self, target: &DatanodeInfoProto) -> Result<Answer<Below>> {
         let address = data_address(target)?;
         let patience = mirror_patience(self.server, self.request);
         if let Some(kept) = idle_mirrors::take(address) {
@@ -230,7 +254,7 @@ impl WholeBlock<'_> {
         mut mirror: Connection,
         is_kept: bool,
         patience: Duration,
-    ) -> Result<Answer> {
+    ) -> Result<Answer<Below>> {
         let mut next = next_request(self.request);
         next.keeps_connection = Some(true);
         next.following_bytes = self.request.following_bytes.filter(|_| is_kept);
@@ -281,9 +305,9 @@ impl WholeBlock<'_> {
     }
 
     /// The reply to the set-up, and behind one that says SUCCESS the acks.
-    fn reply(&self, outcome: &Answer) -> BytesMut {
+    fn reply(&self, outcome: &Answer<Written>) -> BytesMut {
         let below = match outcome {
-            Ok(below) => below,
+            Ok(Written { below, .. }) => below,
             Err(Refusal { status, bad_link, why }) => {
                 info!(block = %self.block, why, bad_link, "a whole block is refused");
                 return setup_reply(*status, bad_link.clone(), Some(why.clone()));

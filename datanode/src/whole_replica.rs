@@ -31,8 +31,8 @@ pub struct WholeReplica {
 }
 
 impl Dataset {
-    /// A new replica, FINALIZED with this content, `create.block.num_bytes` long; RECEIVED is queued. Not
-    /// synced to the device.
+    /// A new replica, FINALIZED with this content, `create.block.num_bytes` long. Not synced to the device,
+    /// nor is the namenode told of it: that is for [`Dataset::tell_received`].
     pub async fn create_whole(
         &self,
         create: CreateReplica,
@@ -56,9 +56,14 @@ impl Dataset {
             return Err(error);
         }
         let (len, stamp) = (block.num_bytes, block.generation_stamp);
-        self.settle(&replica, &held, ReplicaEvent::Finalize, stamp, len, BlockChange::RECEIVED)?;
+        self.settle_untold(&replica, ReplicaEvent::Finalize, stamp, len)?;
         drop(held);
         Ok(replica)
+    }
+
+    /// RECEIVED is queued for a replica that [`Dataset::create_whole`] made.
+    pub fn tell_received(&self, replica: &Replica) {
+        self.tell(replica, replica.block(), BlockChange::RECEIVED);
     }
 
     /// Takes back a replica that [`Dataset::create_whole`] made and that nobody was told of.
@@ -66,12 +71,7 @@ impl Dataset {
         let held = self.hold_in_time(replica).await?;
         match replica.is_deleted() {
             true => Ok(()),
-            false => {
-                let block = replica.block();
-                self.discard(replica, &held).await?;
-                self.tell(replica, block, BlockChange::Deleted);
-                Ok(())
-            }
+            false => self.discard(replica, &held).await,
         }
     }
 }
