@@ -157,7 +157,7 @@ impl WholeBlock<'_> {
         let replica = stored.map_err(own)?;
         match below {
             Ok(below) => {
-                self.count();
+                self.count(&replica);
                 Ok(Written { replica, below })
             }
             Err(refusal) => {
@@ -200,8 +200,11 @@ impl WholeBlock<'_> {
         }
     }
 
-    fn count(&self) {
+    fn count(&self, replica: &Replica) {
         let (counters, len) = (&self.server.counters, self.block.block.num_bytes);
+        if !replica.volume().direct_io() {
+            counters.bytes_written_buffered.add(len);
+        }
         counters.blocks_written.add(1);
         counters.bytes_written.add(len);
         counters.bytes_written_cached.add(len);

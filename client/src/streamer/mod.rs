@@ -15,7 +15,8 @@
 //! Packets wait in the data queue until they are sent and in the ack queue until every datanode of
 //! the pipeline acknowledged them; after a failure the ack queue goes back in front of the data
 //! queue, so no byte is given up before it is acknowledged. A block's last packet is sent once all
-//! others are acknowledged: whatever fails afterwards, the block's bytes are known to be there.
+//! others are acknowledged: whatever fails afterwards, the block's bytes are known to be there. (Sooner
+//! where replicas are reopened, and with a small block: see [`OpenedPipeline`] and `whole_block`.)
 //! This is Hadoop's DataStreamer, with its two queues and its rules of blame.
 
 mod recovery;
