@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use prost::Message;
-use ringfs_protocol::messages::{DatanodeIDProto, DatanodeInfoProto};
+use ringfs_protocol::messages::{DatanodeIDProto, DatanodeInfoProto, Status};
 use ringfs_protocol::operation::{Operation, decode_operation};
-use ringfs_protocol::packet::decode_packet_prefix;
+use ringfs_protocol::packet::{decode_packet_prefix, encode_ack};
 use ringfs_protocol::wire::encode_delimited;
 
 pub struct FakePeer<T> {
@@ -107,6 +107,13 @@ impl Conversation {
         let mut bytes = BytesMut::new();
         encode_delimited(message, &mut bytes);
         self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// Acks of the packets from 0 on, as the only datanode's.
+    pub fn acknowledge(&mut self, packets: i64) {
+        let mut acks = BytesMut::new();
+        (0..packets).for_each(|seqno| encode_ack(seqno, &[Status::Success], 0, &mut acks));
+        self.send(&acks);
     }
 
     pub fn send(&mut self, bytes: &[u8]) {

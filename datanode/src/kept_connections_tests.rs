@@ -1,10 +1,8 @@
 //! Connections that carry one block after another: a writer's, and those between the datanodes of its
 //! pipelines.
 
-use bytes::BytesMut;
 use ringfs_protocol::messages::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use ringfs_protocol::operation::Operation;
-use ringfs_protocol::packet::encode_ack;
 
 use crate::bare_datanode::*;
 use crate::fake_peer::FakePeer;
@@ -69,9 +67,7 @@ fn a_kept_connection_that_was_closed_is_no_failure() {
             BlockOpResponseProto { status, keeps_connection: Some(true), ..Default::default() };
         conversation.reply(&reply);
         let data = conversation.packets().unwrap();
-        let mut acks = BytesMut::new();
-        (0..2).for_each(|seqno| encode_ack(seqno, &[Status::Success], 0, &mut acks));
-        conversation.send(&acks);
+        conversation.acknowledge(2);
         data
     });
     let datanode = Datanode::start(true);

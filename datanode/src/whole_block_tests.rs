@@ -8,7 +8,6 @@ use bytes::BytesMut;
 use ringfs_protocol::block::{BlockId, ReplicaState};
 use ringfs_protocol::messages::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use ringfs_protocol::operation::{Opcode, Operation, encode_operation};
-use ringfs_protocol::packet::encode_ack;
 
 use crate::bare_datanode::*;
 use crate::block_reports::BlockChange;
@@ -135,9 +134,7 @@ fn a_datanode_of_another_make_gets_the_packets_behind_its_reply() {
             ..Default::default()
         });
         let data = conversation.packets().unwrap();
-        let mut acks = BytesMut::new();
-        (0..2).for_each(|seqno| encode_ack(seqno, &[Status::Success], 0, &mut acks));
-        conversation.send(&acks);
+        conversation.acknowledge(2);
         data
     });
     let datanode = Datanode::start(true);
@@ -163,9 +160,7 @@ fn a_kept_connection_that_was_closed_is_no_failure() {
             BlockOpResponseProto { status, keeps_connection: Some(true), ..Default::default() };
         conversation.reply(&reply);
         let data = conversation.packets().unwrap();
-        let mut acks = BytesMut::new();
-        (0..2).for_each(|seqno| encode_ack(seqno, &[Status::Success], 0, &mut acks));
-        conversation.send(&acks);
+        conversation.acknowledge(2);
         (request.following_bytes, data)
     });
     let datanode = Datanode::start(true);
