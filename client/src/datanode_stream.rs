@@ -41,6 +41,9 @@ pub(crate) struct DatanodeStream {
     pub owed: BytesMut,
     /// `ip:port`, which names the datanode in messages and among idle connections.
     pub address: String,
+    /// Whether the datanode takes a block right behind its WRITE_BLOCK: one that keeps connections of
+    /// writers does. (Those of readers are kept by Apache's too.)
+    pub takes_whole_blocks: bool,
 }
 
 impl DatanodeConnector {
@@ -60,7 +63,8 @@ impl DatanodeConnector {
         let what = || format!("connecting to datanode {address}");
         let tcp =
             within(self.timeouts.socket, what, Socket::connect(&self.host, host, port)).await?;
-        Ok(DatanodeStream { tcp, received: BytesMut::new(), owed: BytesMut::new(), address })
+        let (received, owed) = (BytesMut::new(), BytesMut::new());
+        Ok(DatanodeStream { tcp, received, owed, address, takes_whole_blocks: false })
     }
 }
 

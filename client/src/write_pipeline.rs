@@ -62,7 +62,7 @@ enum BlockEnd {
 
 impl WritePipeline {
     /// Connects to the first datanode of `setup`, which connects to the next and so on; over an idle
-    /// connection if there is a good one, and then with the whole block if that is given.
+    /// connection if there is a good one, and then with the whole block if the datanode takes it.
     pub async fn open(
         connector: &DatanodeConnector,
         options: &WriteOptions,
@@ -75,8 +75,9 @@ impl WritePipeline {
         let operation = write_operation(options, setup);
         let kept = match connector.idle_connections.take(&first.address()) {
             Some(stream) => {
+                let packets = if stream.takes_whole_blocks { whole_block } else { Vec::new() };
                 let mut kept = Self::over(stream, options.checksum);
-                match kept.begin(operation.clone(), whole_block, limit).await {
+                match kept.begin(operation.clone(), packets, limit).await {
                     // It was closed meanwhile, and the operation never read.
                     Err(error @ ClientError::Io { .. }) => {
                         debug!("idle connection: {error}");
@@ -103,6 +104,7 @@ impl WritePipeline {
         })?;
         pipeline.reopens_finalized = response.reopens_finalized();
         pipeline.keeps_connection = response.keeps_connection();
+        pipeline.stream.takes_whole_blocks = response.keeps_connection();
         Ok(pipeline)
     }
 
