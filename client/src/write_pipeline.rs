@@ -338,3 +338,144 @@ fn storage_ids<'a>(nodes: impl IntoIterator<Item = &'a PipelineNode>) -> Vec<Str
     let ids: Vec<_> = nodes.into_iter().map(|node| node.storage_id.clone()).collect();
     if ids.iter().any(String::is_empty) { Vec::new() } else { ids }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use ringfs_protocol::checksum::ChecksumType;
+    use ringfs_protocol::operation::{Operation, decode_operation};
+    use ringfs_protocol::packet::{decode_packet_prefix, encode_ack};
+    use ringfs_protocol::wire::encode_delimited;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::PipelineTimeouts;
+
+    fn packets() -> Vec<Packet> {
+        let packet = |seqno: i64, offset_in_block: u64, data: &'static [u8]| Packet {
+            seqno,
+            offset_in_block,
+            last_in_block: data.is_empty(),
+            sync: false,
+            data: Bytes::from_static(data),
+        };
+        vec![packet(0, 0, &[7; 700]), packet(1, 700, &[])]
+    }
+
+    /// Takes one block, keeps the connection, and returns how many bytes were said to follow. Where some
+    /// were, the reply waits for the last of them.
+    async fn take_block(tcp: &mut TcpStream) -> Option<u32> {
+        let mut received = BytesMut::new();
+        let (operation, used) = loop {
+            assert!(tcp.read_buf(&mut received).await.unwrap() > 0);
+            if let Some(decoded) = decode_operation(&received).unwrap() {
+                break decoded;
+            }
+        };
+        received.advance(used);
+        let Operation::WriteBlock(request) = operation else { panic!() };
+        let mut out = BytesMut::new();
+        encode_delimited(
+            &BlockOpResponseProto {
+                status: Status::Success as i32,
+                keeps_connection: Some(true),
+                ..Default::default()
+            },
+            &mut out,
+        );
+        if request.following_bytes.is_none() {
+            assert!(received.is_empty(), "packets before the reply");
+            tcp.write_all(&out.split()).await.unwrap();
+        }
+        let mut taken = 0;
+        for seqno in 0..2 {
+            let len = loop {
+                let frame = decode_packet_prefix(&received).unwrap();
+                match frame.filter(|frame| received.len() >= frame.total_len()) {
+                    Some(frame) => break frame.total_len(),
+                    None => assert!(tcp.read_buf(&mut received).await.unwrap() > 0),
+                }
+            };
+            received.advance(len);
+            taken += len as u32;
+            encode_ack(seqno, &[Status::Success], 0, &mut out);
+        }
+        tcp.write_all(&out).await.unwrap();
+        assert!(request.following_bytes.is_none_or(|following| following == taken));
+        request.following_bytes
+    }
+
+    /// Writes one block; returns whether it went with the set-up.
+    async fn write_block(connector: &DatanodeConnector, node: &PipelineNode) -> bool {
+        let options = WriteOptions {
+            client_name: "c".to_owned(),
+            checksum: DataChecksum::new(ChecksumType::Crc32c, 512).unwrap(),
+            block_size: 1 << 20,
+        };
+        let setup = PipelineSetup {
+            block: ExtendedBlock::from(&ExtendedBlockProto::default()),
+            token: TokenProto::default(),
+            nodes: vec![node.clone()],
+            stage: BlockConstructionStage::PipelineSetupCreate,
+            min_bytes: 0,
+            max_bytes: 0,
+            latest_generation_stamp: 0,
+        };
+        let opened = WritePipeline::open(connector, &options, &setup, packets()).await;
+        let mut pipeline = opened.unwrap();
+        let has_block = pipeline.has_block();
+        if !has_block {
+            packets().into_iter().for_each(|packet| pipeline.push(packet));
+        }
+        let mut acks = 0;
+        while acks < 2 {
+            pipeline.send().unwrap();
+            match pipeline.next_ack().unwrap() {
+                Some(_) => acks += 1,
+                None => {
+                    pipeline.readable().await.unwrap();
+                    pipeline.receive().unwrap();
+                }
+            }
+        }
+        pipeline.close(&connector.idle_connections);
+        has_block
+    }
+
+    #[tokio::test]
+    async fn a_whole_block_goes_to_who_kept_a_writers_connection() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut id = DatanodeIDProto { ip_addr: "127.0.0.1".to_owned(), ..Default::default() };
+        id.xfer_port = listener.local_addr().unwrap().port().into();
+        let datanode = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut followed = Vec::new();
+            for _ in 0..3 {
+                followed.push(take_block(&mut tcp).await.is_some());
+            }
+            followed
+        });
+        let connector = DatanodeConnector {
+            host: String::new(),
+            timeouts: PipelineTimeouts {
+                socket: Duration::from_secs(10),
+                per_datanode: Duration::from_secs(1),
+            },
+            use_hostname: false,
+            idle_connections: IdleConnections::default(),
+        };
+        // As it is behind a read: kept, by whatever datanode.
+        connector.idle_connections.keep(connector.connect(&id).await.unwrap());
+        let node = PipelineNode {
+            datanode: DatanodeInfoProto { id, ..Default::default() },
+            storage_type: StorageTypeProto::Disk as i32,
+            storage_id: String::new(),
+        };
+        for is_known in [false, true, true] {
+            assert_eq!(write_block(&connector, &node).await, is_known);
+        }
+        assert_eq!(datanode.await.unwrap(), [false, true, true]);
+    }
+}
