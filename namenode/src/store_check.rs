@@ -97,6 +97,15 @@ impl Shadow {
     }
 }
 
+/// Closing is not enough: a process just started has the file as well until it runs its program.
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the store that was verified stays locked");
+        }
+    }
+}
+
 impl StorageBackend for Shadow {
     fn len(&self) -> io::Result<u64> {
         Ok(*self.len.lock())
@@ -153,6 +162,9 @@ impl StorageBackend for Shadow {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
 
     use rand::rngs::SmallRng;
     use rand::{Rng, SeedableRng};
@@ -307,6 +319,27 @@ mod tests {
         drop(fixture);
         let len = fs::metadata(&file).unwrap().len();
         assert_eq!(super::verify(&file).unwrap(), len);
+    }
+
+    #[tokio::test]
+    async fn a_verified_store_is_free_at_once_whatever_starts_meanwhile() {
+        let fixture = filled().await;
+        let directory = fixture.directory.clone();
+        drop(fixture);
+        let file = format::store_file(directory.path());
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert!(Command::new("true").status().unwrap().success());
+                }
+            });
+            let outcomes: Vec<_> = (0..200).map(|_| super::verify(&file)).collect();
+            is_over.store(true, Ordering::Relaxed);
+            for outcome in outcomes {
+                outcome.unwrap();
+            }
+        });
     }
 
     #[tokio::test]
