@@ -522,16 +522,10 @@ impl BlockSink {
         Ok(())
     }
 
-    /// Has the volume checked; and where more than room was wanting, the replica distrusted.
     fn failed(&self, source: io::Error) -> DatanodeError {
-        match source.raw_os_error() {
-            _ if source.kind() == io::ErrorKind::TimedOut => self.replica.note_overdue_write(),
-            Some(libc::ENOSPC | libc::EDQUOT) => {}
-            _ => self.replica.note_failed_write(),
-        }
         let path = self.replica.files().data;
         let error = DatanodeError::Io { what: format!("writing {}", path.display()), source };
-        self.replica.volume().suspect(&error);
+        self.replica.note_write_failure(&error);
         error
     }
 }

@@ -153,6 +153,27 @@ mod tests {
     }
 
     #[test]
+    fn any_failed_write_has_the_volume_checked_but_a_full_disk_is_trusted() {
+        let kinds = [
+            (io::Error::from_raw_os_error(libc::ENOSPC), false, false),
+            (io::Error::from_raw_os_error(libc::EDQUOT), false, false),
+            (io::Error::from_raw_os_error(libc::EIO), true, false),
+            (io::ErrorKind::TimedOut.into(), true, true),
+        ];
+        for (source, is_distrusted, may_still_happen) in kinds {
+            on_ring(async move {
+                let node = node();
+                let writer = node.dataset.create_rbw(request(1, 1001, 4096)).await.unwrap();
+                let error = DatanodeError::Io { what: "writing".into(), source };
+                writer.replica.note_write_failure(&error);
+                assert!(node.volume.health().is_suspect(), "{error}");
+                assert_eq!(writer.replica.has_failed_write(), is_distrusted, "{error}");
+                assert_eq!(writer.replica.has_overdue_write(), may_still_happen, "{error}");
+            });
+        }
+    }
+
+    #[test]
     fn a_replica_whose_files_cannot_be_read_is_out_of_the_books() {
         on_ring(async {
             let node = node();

@@ -263,6 +263,17 @@ impl Replica {
         }
     }
 
+    /// A write failed: has the volume checked, and the replica distrusted where more than room was wanting.
+    pub(crate) fn note_write_failure(&self, error: &DatanodeError) {
+        let DatanodeError::Io { source, .. } = error else { return };
+        match source.raw_os_error() {
+            _ if error.is_overdue() => self.note_overdue_write(),
+            Some(libc::ENOSPC | libc::EDQUOT) => {}
+            _ => self.note_failed_write(),
+        }
+        self.volume.suspect(error);
+    }
+
     /// Nor can it be said what the files hold, as long as the disk may still do what was given up.
     pub(crate) fn note_overdue_write(&self) {
         self.has_overdue_write.store(true, Ordering::Release);

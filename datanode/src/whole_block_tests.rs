@@ -306,6 +306,7 @@ fn a_crash_at_any_step_leaves_what_a_start_knows() {
         });
         if done.is_err() {
             assert!(node.dataset.replica(POOL, BlockId(1)).is_none());
+            assert!(node.volume.health().is_suspect());
         }
         let again = open(vec![node.volume.clone()]);
         if let Some(replica) = again.replica(POOL, BlockId(1)) {

@@ -47,10 +47,7 @@ impl Dataset {
         let held = replica.transition.lock().await;
         self.insert_new(&replica, &create.block, false).await?;
         if let Err(error) = store(&replica, &create, content).await {
-            match error.is_overdue() {
-                true => replica.note_overdue_write(),
-                false => self.note_failure(&replica, &error),
-            }
+            replica.note_write_failure(&error);
             // What is there of it goes; a failure to remove it adds nothing to the first one.
             let _ = self.discard(&replica, &held).await;
             return Err(error);
