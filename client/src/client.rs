@@ -53,6 +53,9 @@ pub struct CreateOptions {
     pub create_parent: bool,
     /// `host:port` of datanodes that the first replicas should go to.
     pub favored_nodes: Vec<String>,
+    /// The file will have data, and soon: its first block is asked for with the file, which spares a call
+    /// where the namenode is one of ours. A writer that closes without data has one more instead.
+    pub expects_data: bool,
 }
 
 impl Default for CreateOptions {
@@ -64,6 +67,7 @@ impl Default for CreateOptions {
             permission: 0o666,
             create_parent: true,
             favored_nodes: Vec::new(),
+            expects_data: true,
         }
     }
 }
@@ -380,6 +384,8 @@ impl Client {
             unmasked: Some(permission(options.permission)),
             ec_policy_name: None,
             storage_policy: None,
+            wants_first_block: (options.expects_data && options.favored_nodes.is_empty())
+                .then_some(true),
         };
         // Held from before the file exists, so that its lease is never without renewal.
         let lease = shared.leases.hold();
@@ -397,7 +403,9 @@ impl Client {
             block_size: status.block_size,
             favored_nodes: options.favored_nodes,
             position: 0,
-            last_block: LastBlock::None,
+            last_block: reply
+                .first_block
+                .map_or(LastBlock::None, |block| LastBlock::Allocated(Box::new(block))),
         }))
     }
 

@@ -87,6 +87,10 @@ pub const SAFE_MODE_WAITS_MAX: u32 = 600;
 pub const SAFE_MODE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest pause between attempts to get a block or to close a file.
+/// For how long the first block that a namenode gave along with a file is written where it said: after
+/// that a datanode may be gone for which the namenode would not choose it any more (Hadoop's
+/// dfs.namenode.stale.datanode.interval).
+pub const FIRST_BLOCK_GOOD_FOR: Duration = Duration::from_secs(30);
 pub const FOLLOWING_BLOCK_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// A file that is being written and was just recovered may have no datanode for its last block yet.

@@ -158,7 +158,10 @@ impl StreamDriver {
                 self.tell(Event::Flushed);
                 self.flushes.push((seqno, done));
             }
-            Command::Finish { seqno, done } => self.finish = Some((seqno, done)),
+            Command::Finish { seqno, done } => {
+                self.tell(Event::Ended);
+                self.finish = Some((seqno, done));
+            }
             Command::Abort => return Flow::End,
         }
         Flow::GoOn
@@ -216,6 +219,10 @@ impl StreamDriver {
                     self.pipeline = Some(pipeline);
                     OpenedPipeline { reopens_finalized, has_block }
                 })))
+            }
+            Action::TakeAllocated(located) => {
+                self.report.has_new_block.store(true, Ordering::Relaxed);
+                Some(Event::BlockAllocated(Ok(located)))
             }
             Action::AllocateBlock { previous, excluded } => {
                 let favored = &self.favored_nodes;

@@ -39,8 +39,9 @@ impl Namesystem {
         check_new_path(&request.src)?;
         let caller = call.clone();
         let what = format!("Cannot create file{}", request.src);
+        let targets = self.targets_of_first_block(call, &request);
         self.change_once(call, what, move |namesystem, update| {
-            namesystem.create_file(update, &caller, &request)
+            namesystem.create_file(update, &caller, &request, targets)
         })
         .await
     }
@@ -50,6 +51,7 @@ impl Namesystem {
         update: &mut Update,
         call: &ClientCall,
         request: &CreateRequestProto,
+        first_block_targets: Vec<StorageTarget>,
     ) -> Result<Outcome<CreateResponseProto>> {
         let has = |flag: CreateFlagProto| request.create_flag & flag as u32 != 0;
         let overwrite = has(CreateFlagProto::Overwrite);
@@ -106,7 +108,9 @@ impl Namesystem {
         self.open_for(update, &mut inode, writer)?;
         let policy = if policy == 0 { effective_policy(&path) } else { policy };
         let fs = Some(file_status(&inode, Vec::new(), policy));
-        Ok(Outcome::Done(CreateResponseProto { fs }))
+        let first_block =
+            self.allocate_first_block(update, call, request, inode, first_block_targets)?;
+        Ok(Outcome::Done(CreateResponseProto { fs, first_block }))
     }
 
     /// What a new file asks for must be within the limits; returns its storage policy.
@@ -320,7 +324,7 @@ impl Namesystem {
     }
 
     /// Commits the previous block and appends a new one; returns it with its offset.
-    fn allocate(
+    pub(crate) fn allocate(
         &self,
         update: &mut Update,
         claim: &WriterClaim,

@@ -18,6 +18,7 @@ pub mod datanodes;
 mod deletion;
 pub mod error;
 mod file_write;
+mod first_block;
 pub mod format;
 pub mod heartbeats;
 pub mod host_lists;

@@ -39,10 +39,7 @@ impl Calls {
             create_parent: true,
             replication: self.rules.replication,
             block_size: self.rules.block_size,
-            crypto_protocol_version: Vec::new(),
-            unmasked: None,
-            ec_policy_name: None,
-            storage_policy: None,
+            ..CreateRequestProto::default()
         };
         let reply: CreateResponseProto = self.call("create", &request).await?;
         Ok(reply.fs.and_then(|status| status.file_id))

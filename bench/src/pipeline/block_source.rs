@@ -182,10 +182,7 @@ impl NamenodeBlocks {
             create_parent: false,
             replication: self.replication.into(),
             block_size: self.block_size,
-            crypto_protocol_version: Vec::new(),
-            unmasked: None,
-            ec_policy_name: None,
-            storage_policy: None,
+            ..CreateRequestProto::default()
         };
         let created: CreateResponseProto = self.namenode.call("create", &create).await?;
         let add_block = AddBlockRequestProto {

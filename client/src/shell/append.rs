@@ -26,7 +26,7 @@ async fn run(shell: &mut Shell, mut arguments: Arguments) -> Result<(), ShellErr
     let new_block = arguments.has("n");
     let target = destination::remote(shell, &mut arguments.operands).await?;
     if !target.exists() {
-        target.file_system.create(&target.path, false).await?.close().await?;
+        target.file_system.create_empty(&target.path).await?;
     }
     let mut output = target.file_system.append(&target.path, new_block).await?;
     let outcome = append_all(arguments.operands.make_contiguous(), &mut output).await;

@@ -175,6 +175,14 @@ impl FileSystem {
         }
     }
 
+    /// Makes a file without a byte, whatever was there.
+    pub async fn create_empty(&self, path: &str) -> Result<()> {
+        match self {
+            Self::Hdfs(hdfs) => hdfs.create_empty(path).await,
+            Self::Local => local::create(path).map(drop),
+        }
+    }
+
     pub async fn append(&self, path: &str, new_block: bool) -> Result<Sink> {
         let writer = self.hdfs("append")?.append(path, new_block).await?;
         Ok(Sink::Hdfs(Box::new(writer)))

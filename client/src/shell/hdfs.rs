@@ -91,6 +91,12 @@ impl Hdfs {
         Ok(HdfsWriter(self.client.create(path, options).await?))
     }
 
+    pub async fn create_empty(&self, path: &str) -> Result<()> {
+        let options =
+            CreateOptions { overwrite: true, expects_data: false, ..CreateOptions::default() };
+        Ok(self.client.create(path, options).await?.close().await?)
+    }
+
     pub async fn append(&self, path: &str, new_block: bool) -> Result<HdfsWriter> {
         let writer = if new_block {
             self.client.append_new_block(path).await?

@@ -125,5 +125,5 @@ async fn refuse_without_parent(item: &Item) -> Result<(), ShellError> {
 }
 
 async fn make_empty(item: &Item) -> Result<(), ShellError> {
-    item.file_system.create(&item.path, false).await?.close().await
+    item.file_system.create_empty(&item.path).await
 }

@@ -34,6 +34,7 @@ use ringfs_protocol::packet::{HEARTBEAT_SEQNO, PipelineAck};
 
 use crate::ClientError;
 use crate::config::{PipelineTimeouts, ReplacementPolicy};
+use crate::limits::FIRST_BLOCK_GOOD_FOR;
 use crate::packetizer::Packet;
 use recovery::{Purpose, Recovery};
 
@@ -60,6 +61,8 @@ pub(crate) struct StreamerRules {
 pub(crate) enum LastBlock {
     /// There is none, or it is full.
     None,
+    /// It has no byte yet, nor a pipeline: the namenode gave it along with the file.
+    Allocated(Box<LocatedBlockProto>),
     /// It stays as it is; the next block names it as the previous one.
     Finished(ExtendedBlock),
     /// It has room: the first packet reopens it.
@@ -70,7 +73,7 @@ impl LastBlock {
     pub fn len_to_append_to(&self) -> u64 {
         match self {
             Self::Appended(located) => located.b.num_bytes(),
-            Self::None | Self::Finished(_) => 0,
+            Self::None | Self::Allocated(_) | Self::Finished(_) => 0,
         }
     }
 }
@@ -124,6 +127,8 @@ pub(crate) enum Event {
     Enqueued(Packet),
     /// The writer flushed: what is acknowledged is promised to readers.
     Flushed,
+    /// There are no more packets.
+    Ended,
     BlockAllocated(Result<Box<LocatedBlockProto>, ClientError>),
     PipelineOpened(Result<OpenedPipeline, SetupFailure>),
     Acknowledged(PipelineAck),
@@ -139,6 +144,8 @@ pub(crate) enum Event {
 
 #[derive(Debug)]
 pub(crate) enum Action {
+    /// The answer to AllocateBlock is here already; packets that come together are all queued before.
+    TakeAllocated(Box<LocatedBlockProto>),
     AllocateBlock {
         previous: Option<ExtendedBlock>,
         excluded: Vec<DatanodeInfoProto>,
@@ -182,6 +189,8 @@ pub(crate) struct Streamer {
     data_queue: VecDeque<Packet>,
     ack_queue: VecDeque<Packet>,
     block: Option<OpenBlock>,
+    /// The first block, before anything is written to it.
+    allocated: Option<Box<LocatedBlockProto>>,
     /// The last block that was finished.
     finished: Option<ExtendedBlock>,
     excluded: Vec<(DatanodeInfoProto, u64)>,
@@ -225,8 +234,13 @@ struct OpenBlock {
 
 impl Streamer {
     pub fn new(rules: StreamerRules, last_block: LastBlock) -> Self {
+        let mut allocated = None;
         let (block, finished) = match last_block {
             LastBlock::None => (None, None),
+            LastBlock::Allocated(located) => {
+                allocated = Some(located);
+                (None, None)
+            }
             LastBlock::Finished(block) => (None, Some(block)),
             LastBlock::Appended(located) => {
                 let mut open = OpenBlock::new(&located);
@@ -242,6 +256,7 @@ impl Streamer {
             data_queue: VecDeque::new(),
             ack_queue: VecDeque::new(),
             block,
+            allocated,
             finished,
             excluded: Vec::new(),
             flushed: false,
@@ -286,6 +301,7 @@ impl Streamer {
         match event {
             Event::Enqueued(packet) => self.data_queue.push_back(packet),
             Event::Flushed => self.flushed = true,
+            Event::Ended => self.give_back_allocated(),
             Event::BlockAllocated(allocated) => self.block_allocated(allocated),
             Event::PipelineOpened(opened) => self.pipeline_opened(now_ms, opened),
             Event::Acknowledged(ack) => self.acknowledged(now_ms, ack),
@@ -312,10 +328,21 @@ impl Streamer {
     fn allocate(&mut self, attempt: u32, now_ms: u64) {
         self.excluded.retain(|(_, until_ms)| *until_ms > now_ms);
         self.state = State::Allocating { attempt };
+        if u128::from(now_ms) > FIRST_BLOCK_GOOD_FOR.as_millis() {
+            self.give_back_allocated();
+        }
+        if let Some(located) = self.allocated.take() {
+            return self.actions.push_back(Action::TakeAllocated(located));
+        }
         self.actions.push_back(Action::AllocateBlock {
             previous: self.finished.clone(),
             excluded: self.excluded.iter().map(|(datanode, _)| datanode.clone()).collect(),
         });
+    }
+
+    fn give_back_allocated(&mut self) {
+        let unused = self.allocated.take().map(|located| ExtendedBlock::from(&located.b));
+        self.actions.extend(unused.map(Action::AbandonBlock));
     }
 
     fn block_allocated(&mut self, allocated: Result<Box<LocatedBlockProto>, ClientError>) {

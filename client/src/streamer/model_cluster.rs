@@ -110,6 +110,18 @@ impl Cluster {
         }
     }
 
+    /// Of a file whose first block came with it.
+    fn with_first_block(
+        rules: StreamerRules,
+        faults: impl FnMut(&mut SmallRng, usize, bool) -> Option<Fault> + 'static,
+    ) -> Self {
+        let located = located_block(500, 1000, 0, (0..3).map(datanode).collect());
+        let first = ExtendedBlock::from(&located.b);
+        let mut cluster = Self::new(rules, LastBlock::Allocated(Box::new(located)), faults);
+        cluster.blocks.push(first);
+        cluster
+    }
+
     fn tell(&mut self, event: Event) {
         self.now_ms += 1;
         self.streamer.on_event(self.now_ms, event);
@@ -133,6 +145,7 @@ impl Cluster {
                 self.blocks.push(ExtendedBlock::from(&located.b));
                 Some(Event::BlockAllocated(Ok(Box::new(located))))
             }
+            Action::TakeAllocated(located) => Some(Event::BlockAllocated(Ok(located))),
             Action::AbandonBlock(block) => {
                 assert_eq!(self.blocks.pop(), Some(block));
                 None
@@ -325,6 +338,7 @@ impl Cluster {
         while let Some(packet) = packetizer.finish() {
             self.enqueue(packet);
         }
+        self.tell(Event::Ended);
         while self.failure.is_none() && self.answer() {}
         written
     }

@@ -78,6 +78,50 @@ fn a_whole_block_whose_pipeline_breaks_is_not_lost() {
 }
 
 #[test]
+fn the_first_block_that_came_with_the_file_is_written_first() {
+    let bad = Fault::BadSetup(Some(1));
+    for (late_ms, fault, is_used) in
+        [(0, None, true), (0, Some(bad), false), (29_000, None, true), (40_000, None, false)]
+    {
+        let mut faults = fault.map(|fault| once(0, fault));
+        let mut cluster = Cluster::with_first_block(
+            rules(80, ReplacementPolicy::Never),
+            move |rng, nodes, setup| faults.as_mut().and_then(|faults| faults(rng, nodes, setup)),
+        );
+        cluster.now_ms = late_ms;
+        let written = cluster.write(&mut packetizer(0), &[5000]);
+        assert!(cluster.failure.is_none(), "{:?}", cluster.failure);
+        assert_eq!(cluster.file(), written);
+        assert_eq!(cluster.blocks.len(), 2);
+        assert_eq!(cluster.blocks[0].block.id.0 == 500, is_used, "{late_ms} {fault:?}");
+    }
+}
+
+#[test]
+fn a_first_block_without_a_byte_goes_back() {
+    let rules = rules(80, ReplacementPolicy::Never);
+    let mut cluster = Cluster::with_first_block(rules, |_: &mut SmallRng, _, _| None);
+    cluster.write(&mut packetizer(0), &[]);
+    assert_eq!((cluster.blocks.len(), cluster.streamer.last_block()), (0, None));
+}
+
+/// All its packets are there before the set-up, which takes them with it.
+#[test]
+fn a_small_file_goes_whole_to_the_block_that_came_with_it() {
+    let rules = rules(80, ReplacementPolicy::Never);
+    let mut cluster = Cluster::with_first_block(rules, |_: &mut SmallRng, _, _| None);
+    cluster.takes_whole = true;
+    let mut packetizer = packetizer(0);
+    assert!(packetizer.next_packet(&mut Bytes::from_static(&[1; 700])).is_none());
+    let packets: Vec<_> = std::iter::from_fn(|| packetizer.finish()).collect();
+    packets.into_iter().for_each(|packet| cluster.streamer.on_event(0, Event::Enqueued(packet)));
+    cluster.tell(Event::Ended);
+    while cluster.answer() {}
+    assert_eq!((cluster.file(), cluster.whole_blocks), (vec![1; 700], 1));
+    assert_eq!(cluster.blocks[0].block.id.0, 500);
+}
+
+#[test]
 fn a_new_block_avoids_the_datanode_that_failed_its_setup() {
     for bad in [None, Some(0), Some(1), Some(2)] {
         let rules = rules(80, ReplacementPolicy::Default);
@@ -233,6 +277,7 @@ proptest! {
         seed: u64,
         reopens: bool,
         takes_whole: bool,
+        has_first_block: bool,
         window in 1usize..20,
         spares in 0usize..3,
         lens in prop::collection::vec(1usize..6000, 1..6),
@@ -248,7 +293,11 @@ proptest! {
                 (false, false) => Fault::Lost,
             })
         };
-        let mut cluster = Cluster::new(rules(window, policy), LastBlock::None, faults);
+        let rules = rules(window, policy);
+        let mut cluster = match has_first_block {
+            true => Cluster::with_first_block(rules, faults),
+            false => Cluster::new(rules, LastBlock::None, faults),
+        };
         cluster.rng = SmallRng::seed_from_u64(seed);
         cluster.spares = spares;
         cluster.reopens_finalized = reopens;

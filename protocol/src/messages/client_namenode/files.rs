@@ -72,12 +72,19 @@ pub struct CreateRequestProto {
     pub ec_policy_name: Option<String>,
     #[prost(string, optional, tag = "11")]
     pub storage_policy: Option<String>,
+    /// Not of HDFS, whose namenodes pass over it: the writer has data already, and takes the file's first
+    /// block with the file.
+    #[prost(bool, optional, tag = "1001")]
+    pub wants_first_block: Option<bool>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub struct CreateResponseProto {
     #[prost(message, optional, tag = "1")]
     pub fs: Option<HdfsFileStatusProto>,
+    /// Not of HDFS: what addBlock would answer, which is not to be asked any more. Only for who wants it.
+    #[prost(message, optional, tag = "1001")]
+    pub first_block: Option<LocatedBlockProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
