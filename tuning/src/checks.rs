@@ -40,7 +40,13 @@ impl fmt::Display for Check {
 }
 
 pub fn of_host(host: &HostFacts) -> Vec<Check> {
-    vec![io_uring(host), locked_memory(host), congestion_control(host), huge_pages(host)]
+    vec![
+        io_uring(host),
+        locked_memory(host),
+        congestion_control(host),
+        huge_pages(host),
+        idle_processors(host),
+    ]
 }
 
 pub fn of_disk(disk: &DiskFacts) -> Vec<Check> {
@@ -106,6 +112,22 @@ fn huge_pages(host: &HostFacts) -> Check {
     }
 }
 
+/// Waking a processor that has halted goes by way of the hypervisor. With polling a message and its answer
+/// between two processors took 10 us instead of 76, and one writer of small files made an eighth more.
+fn idle_processors(host: &HostFacts) -> Check {
+    let name = "idle processors";
+    match host.idle_poll_max_ns {
+        Some(0) => Check {
+            name,
+            verdict: Verdict::Advice,
+            found: "halt at once, and the hypervisor takes its time to wake them".to_owned(),
+            remedy: "echo 200000 > /sys/module/haltpoll/parameters/guest_halt_poll_ns",
+        },
+        Some(limit_ns) => good(name, format!("poll for up to {} us", limit_ns / 1_000)),
+        None => good(name, "not polled by this kernel".to_owned()),
+    }
+}
+
 fn file_system(disk: &DiskFacts) -> Check {
     let found = format!("{} at {}", disk.file_system, disk.mount_point.display());
     match disk.file_system.as_str() {
@@ -167,6 +189,7 @@ mod tests {
             locked_memory_limit_bytes: None,
             io_uring: Ok(()),
             transparent_huge_pages: Some("madvise".to_owned()),
+            idle_poll_max_ns: None,
         }
     }
 
@@ -203,11 +226,12 @@ mod tests {
             locked_memory_limit_bytes: Some(8 << 20),
             io_uring: Err("Operation not permitted".to_owned()),
             transparent_huge_pages: Some("never".to_owned()),
+            idle_poll_max_ns: Some(0),
             ..host()
         };
         let checks = of_host(&poor_host);
         let advice = Verdict::Advice;
-        assert_eq!(verdicts(&checks), [Verdict::Bad, advice, advice, advice]);
+        assert_eq!(verdicts(&checks), [Verdict::Bad, advice, advice, advice, advice]);
         let poor_disk = DiskFacts {
             file_system: "nfs".to_owned(),
             scheduler: Some("mq-deadline".to_owned()),

@@ -22,6 +22,9 @@ pub struct HostFacts {
     pub io_uring: Result<(), String>,
     /// `always`, `madvise` or `never`.
     pub transparent_huge_pages: Option<String>,
+    /// For how long an idle processor of a virtual machine polls before it halts; `None` where the
+    /// kernel does not poll, as on bare metal.
+    pub idle_poll_max_ns: Option<u64>,
 }
 
 impl HostFacts {
@@ -43,6 +46,10 @@ impl HostFacts {
             io_uring: io_uring::IoUring::new(2).map(drop).map_err(|error| error.to_string()),
             transparent_huge_pages: read_trimmed("/sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|choices| chosen(&choices)),
+            idle_poll_max_ns: read_trimmed("/sys/devices/system/cpu/cpuidle/current_governor")
+                .filter(|governor| governor == "haltpoll")
+                .and_then(|_| read_trimmed("/sys/module/haltpoll/parameters/guest_halt_poll_ns"))
+                .and_then(|limit| limit.parse().ok()),
         }
     }
 }
