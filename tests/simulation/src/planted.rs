@@ -241,7 +241,7 @@ pub const PLANTED: &[Planted] = &[
     planted(
         "namenode: count stale replicas",
         Bias::Retries,
-        10,
+        60,
         "in the end",
         "a replica that missed an append counts as good",
     ),
