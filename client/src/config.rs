@@ -281,7 +281,7 @@ mod tests {
         let settings = ClientSettings::from_configuration(&config(&[])).unwrap();
         assert_eq!((settings.replication, settings.block_size), (None, None));
         assert_eq!(settings.umask, 0o022);
-        assert_eq!(settings.packets_in_flight_max, 80);
+        assert_eq!(settings.packets_in_flight_max, 160);
         assert_eq!(settings.replacement, ReplacementPolicy::Default);
         let set = config(&[("dfs.replication", "2"), ("dfs.blocksize", "64m")]);
         let settings = ClientSettings::from_configuration(&set).unwrap();

@@ -8,8 +8,8 @@ use ringfs_protocol::limits::{WHOLE_BLOCK_MAX_BYTES, WHOLE_BLOCK_PACKETS_MAX};
 pub const PACKETS_HANDED_OVER_MAX: usize = 16;
 
 /// Such hand-overs that wait for the streamer, beyond its window of unacknowledged packets: enough
-/// that neither waits for the other. With the default window of 80 a writer holds at most
-/// 80 + 2 x 2 x 16 packets of 64 KiB, 9 MiB.
+/// that neither waits for the other. With the default window of 160 a writer holds at most
+/// 160 + 2 x 2 x 16 packets of 64 KiB, 14 MiB.
 pub const COMMANDS_QUEUED_MAX: usize = 2;
 
 /// What gets its checksums and is sent at a time: packets until they hold so many bytes, which stay in
@@ -21,7 +21,7 @@ const _: () = assert!(WHOLE_BLOCK_PACKETS_MAX < SEND_BATCH_PACKETS_MAX);
 const _: () = assert!(WHOLE_BLOCK_MAX_BYTES < SEND_BATCH_BYTES);
 
 /// Acks that are received at a time: those of the default window, of three datanodes.
-pub const ACK_BUFFER_BYTES: usize = 2 << 10;
+pub const ACK_BUFFER_BYTES: usize = 4 << 10;
 
 /// What a writer is advised to write at a time: whole packets of about this many bytes.
 pub const WRITE_LEN_HINT_BYTES: usize = 1 << 20;

@@ -20,8 +20,8 @@ pub const SIDES_KEPT_MAX: usize = 4;
 pub const PACKET_HEAD_MAX_BYTES: usize = 1 << 20;
 
 /// Slabs that one writing stream may hold: the largest packet at an odd offset spans 17, and one
-/// more is being filled. 18 MiB exceed a client's window of 80 packets (5 MiB), so the bound never
-/// slows a client that is alone.
+/// more is being filled. 18 MiB exceed a client's window, Hadoop's of 80 packets (5 MiB) and ours of 160
+/// (10 MiB), so the bound never slows a client that is alone.
 pub const WRITE_STREAM_SLABS_MAX: usize = 18;
 const _: () = assert!(WRITE_STREAM_SLABS_MAX * SLAB_BYTES >= PACKET_MAX_BYTES + 2 * SLAB_BYTES);
 
