@@ -39,9 +39,8 @@ impl Namesystem {
         check_new_path(&request.src)?;
         let caller = call.clone();
         let what = format!("Cannot create file{}", request.src);
-        let targets = self.targets_of_first_block(call, &request);
         self.change_once(call, what, move |namesystem, update| {
-            namesystem.create_file(update, &caller, &request, targets)
+            namesystem.create_file(update, &caller, &request)
         })
         .await
     }
@@ -51,7 +50,6 @@ impl Namesystem {
         update: &mut Update,
         call: &ClientCall,
         request: &CreateRequestProto,
-        first_block_targets: Vec<StorageTarget>,
     ) -> Result<Outcome<CreateResponseProto>> {
         let has = |flag: CreateFlagProto| request.create_flag & flag as u32 != 0;
         let overwrite = has(CreateFlagProto::Overwrite);
@@ -108,8 +106,7 @@ impl Namesystem {
         self.open_for(update, &mut inode, writer)?;
         let policy = if policy == 0 { effective_policy(&path) } else { policy };
         let fs = Some(file_status(&inode, Vec::new(), policy));
-        let first_block =
-            self.allocate_first_block(update, call, request, inode, first_block_targets)?;
+        let first_block = self.allocate_first_block(update, call, request, inode)?;
         Ok(Outcome::Done(CreateResponseProto { fs, first_block }))
     }
 

@@ -7,7 +7,7 @@
 
 use ringfs_protocol::messages::{CreateRequestProto, LocatedBlockProto};
 
-use crate::block_manager::{StorageTarget, TargetRequest};
+use crate::block_manager::TargetRequest;
 use crate::error::Result;
 use crate::namesystem::{ClientCall, Namesystem};
 use crate::open_file::WriterClaim;
@@ -15,18 +15,20 @@ use crate::schema::Inode;
 use crate::store::Update;
 
 impl Namesystem {
-    /// Where the block is to go; nowhere when none is wanted, or too few datanodes are there for it.
-    pub(crate) fn targets_of_first_block(
+    /// For a file that nothing stands against any more: the room that a block is to have is promised with
+    /// the choice of its datanodes. `None` when no block is wanted, or too few datanodes are there for it.
+    pub(crate) fn allocate_first_block(
         &self,
+        update: &mut Update,
         call: &ClientCall,
         request: &CreateRequestProto,
-    ) -> Vec<StorageTarget> {
-        let count = request.replication.min(self.config.replication_max) as usize;
+        inode: Inode,
+    ) -> Result<Option<LocatedBlockProto>> {
         if request.wants_first_block != Some(true) {
-            return Vec::new();
+            return Ok(None);
         }
         let targets = self.blocks.choose_targets(&TargetRequest {
-            count,
+            count: request.replication as usize,
             block_size: request.block_size,
             writer: call.address,
             excluded: &[],
@@ -34,21 +36,7 @@ impl Namesystem {
             favored: &[],
             no_local_write: false,
         });
-        match targets.len() < self.config.replication_min as usize {
-            true => Vec::new(),
-            false => targets,
-        }
-    }
-
-    pub(crate) fn allocate_first_block(
-        &self,
-        update: &mut Update,
-        call: &ClientCall,
-        request: &CreateRequestProto,
-        inode: Inode,
-        targets: Vec<StorageTarget>,
-    ) -> Result<Option<LocatedBlockProto>> {
-        if targets.is_empty() {
+        if targets.len() < self.config.replication_min.max(1) as usize {
             return Ok(None);
         }
         let claim = WriterClaim {
@@ -123,6 +111,23 @@ mod tests {
         let fixture = fixture.restart();
         assert_eq!(create(&fixture, &call, "/f").await.unwrap(), reply);
         assert_eq!(fixture.namesystem.store.stored_blocks_after(None, 9).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn files_that_are_refused_take_no_room() {
+        let fixture = Fixture::new();
+        fixture.datanodes(&["dn1", "dn2", "dn3"]);
+        let root = fixture.superuser().await;
+        create(&fixture, &root, "/f").await.unwrap();
+        for _ in 0..100 {
+            let mut request = create_request("/f", 1);
+            (request.wants_first_block, request.block_size) = (Some(true), 1 << 36);
+            fixture.namesystem.create(&root, request).await.unwrap_err();
+        }
+        let mut request = create_request("/g", 1);
+        (request.wants_first_block, request.block_size) = (Some(true), 1 << 36);
+        let reply = fixture.namesystem.create(&root, request).await.unwrap();
+        assert!(reply.first_block.is_some());
     }
 
     #[tokio::test]
