@@ -52,21 +52,23 @@ impl Namesystem {
 
 #[cfg(test)]
 mod tests {
-    use ringfs_protocol::messages::CreateResponseProto;
+    use ringfs_protocol::messages::{CreateRequestProto, CreateResponseProto};
 
     use crate::block_manager::StoredBlocks;
     use crate::error::Result;
     use crate::namesystem::ClientCall;
     use crate::test_support::{Fixture, block_of, claim, create_request, written};
 
+    fn asking(path: &str, flags: u32) -> CreateRequestProto {
+        CreateRequestProto { wants_first_block: Some(true), ..create_request(path, flags) }
+    }
+
     async fn create(
         fixture: &Fixture,
         call: &ClientCall,
         path: &str,
     ) -> Result<CreateResponseProto> {
-        let mut request = create_request(path, 1);
-        request.wants_first_block = Some(true);
-        fixture.namesystem.create(call, request).await
+        fixture.namesystem.create(call, asking(path, 1)).await
     }
 
     #[tokio::test]
@@ -95,8 +97,7 @@ mod tests {
         for path in ["/alone", "/plain"] {
             assert!(fixture.namesystem.complete(claim(path), None).await.unwrap(), "{path}");
         }
-        let mut request = create_request("/f", 1);
-        (request.wants_first_block, request.replication) = (Some(true), u32::MAX);
+        let request = CreateRequestProto { replication: u32::MAX, ..asking("/f", 1) };
         assert!(fixture.namesystem.create(&root, request).await.is_err());
         assert!(fixture.namesystem.store.stored_blocks_after(None, 9).is_empty());
     }
@@ -119,14 +120,11 @@ mod tests {
         fixture.datanodes(&["dn1", "dn2", "dn3"]);
         let root = fixture.superuser().await;
         create(&fixture, &root, "/f").await.unwrap();
+        let large = |path| CreateRequestProto { block_size: 1 << 36, ..asking(path, 1) };
         for _ in 0..100 {
-            let mut request = create_request("/f", 1);
-            (request.wants_first_block, request.block_size) = (Some(true), 1 << 36);
-            fixture.namesystem.create(&root, request).await.unwrap_err();
+            fixture.namesystem.create(&root, large("/f")).await.unwrap_err();
         }
-        let mut request = create_request("/g", 1);
-        (request.wants_first_block, request.block_size) = (Some(true), 1 << 36);
-        let reply = fixture.namesystem.create(&root, request).await.unwrap();
+        let reply = fixture.namesystem.create(&root, large("/g")).await.unwrap();
         assert!(reply.first_block.is_some());
     }
 
@@ -150,9 +148,8 @@ mod tests {
         fixture.datanodes(&["dn1", "dn2", "dn3"]);
         let root = fixture.superuser().await;
         let old = create(&fixture, &root, "/f").await.unwrap().first_block.unwrap();
-        let mut request = create_request("/f", 3);
-        request.wants_first_block = Some(true);
-        let new = fixture.namesystem.create(&root, request).await.unwrap().first_block.unwrap();
+        let new = fixture.namesystem.create(&root, asking("/f", 3)).await.unwrap();
+        let new = new.first_block.unwrap();
         assert_ne!(old.b.block_id, new.b.block_id);
         assert!(fixture.removed(block_of(&old.b).id));
         let last = written(&new, 1);
