@@ -261,7 +261,12 @@ impl Client {
         let Some(info) = reply.read_op_checksum_info.clone() else {
             return Err(reply.message().to_owned());
         };
-        let (start, mut data, mut seqno) = (info.chunk_offset, Vec::new(), 0);
+        Ok((info.chunk_offset, self.read_started(info.chunk_offset)))
+    }
+
+    /// The packets that follow the reply to READ_BLOCK, whose bytes are from `start` on.
+    pub fn read_started(&mut self, start: u64) -> Vec<u8> {
+        let (mut data, mut seqno) = (Vec::new(), 0);
         loop {
             let frame = self.decode(|buf| {
                 let frame = decode_packet_prefix(buf)?;
@@ -281,7 +286,7 @@ impl Client {
             }
         }
         self.send_read_status(Status::ChecksumOk);
-        Ok((start, data))
+        data
     }
 }
 

@@ -15,6 +15,9 @@
 //! written through the page cache, data and checksums by one piece of work of the volume's threads; and
 //! with its true length, so that nothing is cut off at the end. What follows goes the way above.
 //!
+//! A block that outgrows its first slab before anything was written gets a data file with all of its
+//! space: the empty one is given that, or a spare file (`spare_files`) takes its place.
+//!
 //! Jobs with whole sectors run side by side; one that writes a sector again waits for the others.
 //! They complete in order, and those that are done together have one write to the meta file. After a
 //! failed write nothing more is written or acknowledged, and what is in the files already is not
@@ -33,6 +36,7 @@ use std::task::{Context, Poll};
 use ringfs_protocol::checksum::DataChecksum;
 use ringfs_protocol::meta_file::META_HEADER_BYTES;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::debug;
 
 use crate::counters::Counters;
 use crate::error::{DatanodeError, Result};
@@ -56,7 +60,8 @@ struct Turn {
 
 pub struct BlockSink {
     replica: Arc<Replica>,
-    data: File,
+    /// A spare file takes the place of the first one.
+    data: RefCell<File>,
     meta: File,
     counters: Arc<Counters>,
     promise: Arc<SpacePromise>,
@@ -115,7 +120,7 @@ impl BlockSink {
             submitted_end: end,
             gathers_since: None,
             slab_since: None,
-            fills_slabs: false,
+            fills_slabs: true,
             is_short: false,
             packet_len: 0,
             meta: VecDeque::new(),
@@ -131,7 +136,7 @@ impl BlockSink {
         };
         Ok(Self {
             replica: writer.replica.clone(),
-            data: writer.data.clone(),
+            data: RefCell::new(writer.data.clone()),
             meta: writer.meta.clone(),
             counters,
             promise: writer.promise.clone(),
@@ -159,9 +164,18 @@ impl BlockSink {
         self.jobs_done.get()
     }
 
-    /// How far the data file reaches, padding and preallocation included.
-    pub fn file_len(&self) -> u64 {
-        self.state.borrow().file_len
+    /// Tells the writer, who takes over again, of the data file.
+    pub fn hand_over(&self, writer: &mut ReplicaWriter) {
+        let state = self.state.borrow();
+        writer.data = self.data();
+        writer.file_len = state.file_len;
+        if state.allocate_to == 0 {
+            self.replica.volume().spare_files().note_block(self.durable_end.get(), state.file_len);
+        }
+    }
+
+    fn data(&self) -> File {
+        self.data.borrow().clone()
     }
 
     /// Takes data that follows what is there, with the checksums of the chunks it touches, which
@@ -377,7 +391,8 @@ impl BlockSink {
                 let bytes = job.writes.iter().map(|(data, _)| data.len() as u64).sum();
                 turn.left_bytes = turn.left_bytes.saturating_sub(bytes);
             }
-            self.reach(&job).await?;
+            let is_first = in_flight.is_empty() && self.durable_end.get() == 0;
+            self.reach(&job, is_first).await?;
             if !job.is_cached && !job.writes.is_empty() {
                 self.pass_by_cache()?;
             }
@@ -385,9 +400,10 @@ impl BlockSink {
             let writes = match job.is_cached {
                 true => Writes::of_work(self.write_cached(&mut job)),
                 false => {
+                    let data = self.data.borrow();
                     let parts = job.writes.iter();
-                    let writes = parts
-                        .map(|(buffer, offset)| self.data.write_all_at(buffer.clone(), *offset));
+                    let writes =
+                        parts.map(|(buffer, offset)| data.write_all_at(buffer.clone(), *offset));
                     Writes::new(writes.collect())
                 }
             };
@@ -401,7 +417,7 @@ impl BlockSink {
         let mut message = SendMessage::new();
         job.writes.iter().for_each(|(data, _)| message.push(data.clone()));
         self.counters.bytes_written_cached.add(message.remaining() as u64);
-        work.write(&self.data, message, 0);
+        work.write(&self.data.borrow(), message, 0);
         let from = job.meta.first().map(|(_, offset)| *offset);
         if let Some(from) = from.filter(|_| !job.sync) {
             let mut message = SendMessage::new();
@@ -416,7 +432,7 @@ impl BlockSink {
 
     fn pass_by_cache(&self) -> io::Result<()> {
         if self.through_cache.replace(false) && self.replica.volume().passes_by_cache() {
-            self.data.set_direct()?;
+            self.data.borrow().set_direct()?;
         }
         Ok(())
     }
@@ -441,8 +457,9 @@ impl BlockSink {
     }
 
     /// Allocates the whole block at once when it outgrows its first slab: writes that extend a file
-    /// one by one are slower. That there is no room is for the write itself to say.
-    async fn reach(&self, job: &WriteJob) -> io::Result<()> {
+    /// one by one are slower. What `is_first`, with no byte in the file, may go to a spare one instead.
+    /// That there is no room is for the write itself to say.
+    async fn reach(&self, job: &WriteJob, is_first: bool) -> io::Result<()> {
         let Some((last, at)) = job.writes.last() else { return Ok(()) };
         let end = at + last.len() as u64;
         let allocate_to = {
@@ -454,16 +471,44 @@ impl BlockSink {
             self.state.borrow_mut().allocate_to = allocate_to;
             return Ok(());
         }
-        match self.data.allocate(0, allocate_to).await {
-            Ok(()) => {
-                let mut state = self.state.borrow_mut();
-                state.file_len = state.file_len.max(allocate_to);
-                self.promise.taken(allocate_to);
+        if !is_first || !self.move_to_spare_file(allocate_to).await? {
+            match self.data().allocate(0, allocate_to).await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+                Err(_) => return Ok(()),
+                Ok(()) => {}
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
-            Err(_) => {}
         }
+        let mut state = self.state.borrow_mut();
+        state.file_len = state.file_len.max(allocate_to);
+        self.promise.taken(allocate_to);
         Ok(())
+    }
+
+    /// Puts a spare file of up to `len` bytes, which it gets, in the place of the empty data file;
+    /// `false` if there is none. Who has the empty one open has nothing to read in it.
+    async fn move_to_spare_file(&self, len: u64) -> io::Result<bool> {
+        let volume = self.replica.volume();
+        let Some(spare) = volume.spare_files().take(len) else { return Ok(false) };
+        let mut work = FileWork::default();
+        let number = work.open(&spare.path)?;
+        work.allocate_created(number, len);
+        work.rename(&spare.path, &self.replica.files().data)?;
+        let mut done = work.run(volume.workers()).await;
+        match done.failure.take() {
+            None => {
+                *self.data.borrow_mut() = done.created.swap_remove(number);
+                // The one that a sync may have seen to is another file's.
+                self.names_synced.set(false);
+                self.counters.spare_files_used.add(1);
+                Ok(true)
+            }
+            Some((_, error)) if error.kind() == io::ErrorKind::TimedOut => Err(error),
+            Some((_, error)) => {
+                debug!(path = %spare.path.display(), %error, "a spare file cannot be used");
+                volume.spare_files().reject(spare);
+                Ok(false)
+            }
+        }
     }
 
     async fn finish(&self, mut job: WriteJob) -> io::Result<()> {
@@ -483,7 +528,7 @@ impl BlockSink {
             // Behind its data: should power fail between the two, a checksum that fits a part of its
             // chunk still proves the durable bytes there; one that covers more than there is does not.
             // So each time that the chunk grows, until a sync has its checksum durable too.
-            let synced = self.data.sync_data().await;
+            let synced = self.data().sync_data().await;
             if !ringfs_protocol::mutant!("datanode: trust a failed sync") {
                 synced.inspect_err(|_| self.replica.note_failed_write())?;
             }

@@ -10,6 +10,7 @@ use ringfs_protocol::site_config::{Configuration, StorageDirectory as StorageLoc
 
 use crate::error::Result;
 use crate::failed_volumes::Tolerated;
+use crate::limits::SPARE_FILES_MAX;
 use crate::scrubber::ScrubPace;
 use crate::storage_directory::host_name;
 use crate::volume::BlockData;
@@ -41,6 +42,8 @@ pub struct DatanodeConfig {
     /// `None`: nothing is scrubbed.
     pub scrub: Option<ScrubPace>,
     pub direct_io: bool,
+    /// Data files of deleted blocks that each volume keeps for new ones.
+    pub spare_files_max: usize,
     /// Whether what is read again goes through the page cache.
     pub read_cache: bool,
     pub delete_duplicate_replicas: bool,
@@ -101,6 +104,7 @@ impl DatanodeConfig {
                 .unwrap_or_else(host_name),
             reserved_bytes: configured.bytes(&settings::DFS_DATANODE_DU_RESERVED)?,
             direct_io: configured.boolean(&settings::RINGFS_DATANODE_DIRECT_IO)?,
+            spare_files_max: spare_files_max(configured)?,
             read_cache: read_cache(configured)?,
             delete_duplicate_replicas: configured
                 .boolean(&settings::DFS_DATANODE_DUPLICATE_REPLICA_DELETION)?,
@@ -230,6 +234,15 @@ fn count(configuration: &Configuration, setting: &Setting) -> Result<u64> {
         .ok()
         .filter(|count| *count > 0)
         .ok_or_else(|| configuration.refuse(setting, &value.to_string(), "must be above 0").into())
+}
+
+fn spare_files_max(configuration: &Configuration) -> Result<usize> {
+    let setting = &settings::RINGFS_DATANODE_SPARE_FILES;
+    let value = configuration.integer(setting)?;
+    usize::try_from(value).ok().filter(|count| *count <= SPARE_FILES_MAX).ok_or_else(|| {
+        let rule = format!("must be from 0 to {SPARE_FILES_MAX}");
+        configuration.refuse(setting, &value.to_string(), &rule).into()
+    })
 }
 
 /// As many as the machine has cores, unless configured.

@@ -71,6 +71,8 @@ pub struct Counters {
     pub blocks_verified: Counter,
     pub block_verification_failures: Counter,
     pub bytes_scrubbed: Counter,
+    /// Blocks that went into the data files of deleted ones.
+    pub spare_files_used: Counter,
     /// Writes of blocks that took longer than they should.
     pub slow_writes: Counter,
     pub mirror_errors: Counter,

@@ -243,13 +243,8 @@ impl Dataset {
     ) -> Result<()> {
         replica.apply(ReplicaEvent::Delete, replica.generation_stamp())?;
         self.forget(replica);
-        let files = replica.files();
         let deleter = &self.deleters[self.volume_index(replica.volume())];
-        deleter.retire(
-            &[&files.data, &files.meta],
-            replica.accounted_bytes(),
-            report.then(|| replica.block()),
-        )?;
+        deleter.retire(replica, report)?;
         #[cfg(feature = "simulation")]
         ringfs_protocol::simulation::see(ringfs_protocol::simulation::Sight::Deleted(
             replica.block(),
@@ -270,9 +265,8 @@ impl Dataset {
         if replica.volume().health().is_stalled() {
             return Ok(());
         }
-        let files = replica.files();
         let deleter = &self.deleters[self.volume_index(replica.volume())];
-        deleter.retire_on_ring(&[&files.data, &files.meta], replica.accounted_bytes()).await
+        deleter.retire_on_ring(replica).await
     }
 
     /// Lets go of the directories, so that another process may have them.
@@ -395,7 +389,7 @@ impl Dataset {
             return;
         }
         let deleter = &self.deleters[self.volume_index(loser.volume())];
-        match deleter.retire(&files, loser.accounted_bytes(), None) {
+        match deleter.retire_files(&files, loser.accounted_bytes()) {
             Ok(()) => info!(block = %loser.block(), "the lesser replica is deleted"),
             Err(error) => warn!(%error, "the lesser replica stays, and is not served"),
         }

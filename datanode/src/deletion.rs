@@ -1,8 +1,9 @@
 //! Deletes files off the data threads: unlinking a full block takes some 20 ms.
 //!
 //! A replica's files leave their place at once, by a rename into `tmp/` under a name that no new
-//! replica can have, and are unlinked by the volume's own thread. So a block may come back while its
-//! old files wait, and what still waits when the process ends is deleted at the next start.
+//! replica can have, and are unlinked by the volume's own thread, or a data file kept for the next
+//! block (`spare_files`). So a block may come back while its old files wait, and what still waits when
+//! the process ends is deleted at the next start.
 
 use std::fs;
 use std::io;
@@ -11,13 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use ringfs_protocol::block::Block;
 use tracing::{debug, warn};
 
 use crate::block_reports::{BlockChange, ReportQueue};
 use crate::disk_threads::Progress;
 use crate::error::{DatanodeError, Result};
+use crate::limits::SPARE_FILES_LOOK_INTERVAL;
+use crate::replica::Replica;
 use crate::ring;
 use crate::volume::Volume;
 
@@ -43,6 +46,8 @@ pub struct Deleter {
 #[derive(Debug)]
 struct Job {
     paths: Vec<PathBuf>,
+    /// A data file that may be kept.
+    spare: Option<PathBuf>,
     /// What the volume's `dfs_used` counts for these files.
     accounted_bytes: u64,
     /// The replica to report as deleted.
@@ -87,40 +92,49 @@ impl Deleter {
         })
     }
 
-    /// Takes `files` of a replica out of sight now and unlinks them later. A file that is missing
-    /// is no error: that is how it should end.
-    pub fn retire(
-        &self,
-        files: &[&Path],
-        accounted_bytes: u64,
-        report: Option<Block>,
-    ) -> Result<()> {
-        let mut paths = Vec::with_capacity(files.len());
-        for file in files {
-            let target = self.next_target();
-            paths.extend(moved(file, target.clone(), fs::rename(file, target))?);
-        }
-        self.send(Job { paths, accounted_bytes, report });
+    /// Takes the files of a replica out of sight now and unlinks or keeps them later. A file that is
+    /// missing is no error: that is how it should end.
+    pub fn retire(&self, replica: &Replica, report: bool) -> Result<()> {
+        let files = replica.files();
+        let data = self.set_aside(&files.data)?;
+        let meta = self.set_aside(&files.meta)?;
+        let report = report.then(|| replica.block());
+        self.send(Job::of(replica, data, meta, report));
         Ok(())
     }
 
-    /// [`Deleter::retire`] on a data thread, which waits for no disk.
-    pub async fn retire_on_ring(&self, files: &[&Path], accounted_bytes: u64) -> Result<()> {
-        let mut paths = Vec::with_capacity(files.len());
-        for file in files {
-            let target = self.next_target();
-            let renamed = ring::fs::rename(file, &target).await;
-            paths.extend(moved(file, target, renamed)?);
-        }
-        self.send(Job { paths, accounted_bytes, report: None });
+    /// [`Deleter::retire`] on a data thread, which waits for no disk; nothing is reported.
+    pub async fn retire_on_ring(&self, replica: &Replica) -> Result<()> {
+        let files = replica.files();
+        let (data, meta) = (self.next_target(), self.next_target());
+        let renamed = ring::fs::rename(&files.data, &data).await;
+        let data = moved(&files.data, data, renamed)?;
+        let renamed = ring::fs::rename(&files.meta, &meta).await;
+        let meta = moved(&files.meta, meta, renamed)?;
+        self.send(Job::of(replica, data, meta, None));
+        Ok(())
+    }
+
+    /// The same for files that are nobody's replica; none is kept.
+    pub fn retire_files(&self, files: &[&Path], accounted_bytes: u64) -> Result<()> {
+        let aside = files.iter().map(|file| self.set_aside(file)).collect::<Result<Vec<_>>>()?;
+        let paths = aside.into_iter().flatten().collect();
+        self.send(Job { paths, spare: None, accounted_bytes, report: None });
         Ok(())
     }
 
     /// Deletes files that are out of their place already.
     pub fn delete(&self, paths: Vec<PathBuf>) {
         if !paths.is_empty() {
-            self.send(Job { paths, accounted_bytes: 0, report: None });
+            self.send(Job { paths, spare: None, accounted_bytes: 0, report: None });
         }
+    }
+
+    /// Where the file is now; one that was missing is nowhere.
+    fn set_aside(&self, file: &Path) -> Result<Option<PathBuf>> {
+        let target = self.next_target();
+        let renamed = fs::rename(file, &target);
+        moved(file, target, renamed)
     }
 
     fn send(&self, job: Job) {
@@ -138,7 +152,21 @@ impl Deleter {
     }
 }
 
-/// Where the file is now; a file that was missing is nowhere.
+impl Job {
+    /// Of a replica whose files are out of their place: who looks for it from now on to pass it to a
+    /// client finds nothing.
+    fn of(
+        replica: &Replica,
+        data: Option<PathBuf>,
+        meta: Option<PathBuf>,
+        report: Option<Block>,
+    ) -> Self {
+        let (spare, data) = if replica.may_be_kept() { (data, None) } else { (None, data) };
+        let paths = data.into_iter().chain(meta).collect();
+        Self { paths, spare, accounted_bytes: replica.accounted_bytes(), report }
+    }
+}
+
 fn moved(file: &Path, target: PathBuf, renamed: io::Result<()>) -> Result<Option<PathBuf>> {
     match renamed {
         Ok(()) => Ok(Some(target)),
@@ -186,19 +214,35 @@ impl Drop for Deleter {
 }
 
 fn delete_all(volume: &Volume, jobs: &Receiver<Job>, reports: &ReportQueue, stopping: &AtomicBool) {
-    while let Ok(job) = jobs.recv() {
+    loop {
+        let job = match jobs.recv_timeout(SPARE_FILES_LOOK_INTERVAL) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         if stopping.load(Ordering::Relaxed) {
             return;
         }
-        delete(volume, job, reports);
+        if let Some(job) = job {
+            delete(volume, job, reports);
+        }
+        unlink(&volume.spare_files().release(volume.usage().remaining_bytes));
+    }
+}
+
+fn unlink(paths: &[PathBuf]) {
+    for path in paths {
+        if let Err(error) = fs::remove_file(path) {
+            warn!(path = %path.display(), %error, "a deleted replica's file stays until restart");
+        }
     }
 }
 
 fn delete(volume: &Volume, job: Job, reports: &ReportQueue) {
-    for path in &job.paths {
-        if let Err(error) = fs::remove_file(path) {
-            warn!(path = %path.display(), %error, "a deleted replica's file stays until restart");
-        }
+    unlink(&job.paths);
+    let room_bytes = volume.usage().remaining_bytes;
+    if let Some(spare) = job.spare.filter(|path| !volume.spare_files().keep(path, room_bytes)) {
+        unlink(&[spare]);
     }
     volume.account(job.accounted_bytes, 0);
     if let Some(block) = job.report {
@@ -232,10 +276,11 @@ mod tests {
         let data = volume.replica_dir(ReplicaState::Rbw, BlockId(1)).join("blk_1");
         let meta = data.with_file_name("blk_1_1001.meta");
         fs::write(&data, [0; 100]).unwrap();
-        volume.account(0, 107);
         let block =
             Block { id: BlockId(1), generation_stamp: GenerationStamp(1001), num_bytes: 100 };
-        deleter.retire(&[&data, &meta], 107, Some(block)).unwrap();
+        let replica = Replica::new(volume.clone(), block, ReplicaState::Rbw, None);
+        replica.account(107);
+        deleter.retire(&replica, true).unwrap();
         assert!(!data.exists(), "a new replica may take the place now");
         until(|| fs::read_dir(volume.tmp_dir()).unwrap().count() == 0);
         until(|| reports.pending_count() == 1);

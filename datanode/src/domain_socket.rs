@@ -254,6 +254,7 @@ async fn open_replica(
     let is_final = |replica: &Replica| {
         replica.state() == ReplicaState::Finalized && replica.generation_stamp() == wanted
     };
+    replica.note_passed();
     let opening = replica.clone();
     let files = match tokio::task::spawn_blocking(move || open_files(&opening)).await {
         Ok(opened) => opened.map_err(erroneous)?,

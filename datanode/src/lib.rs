@@ -77,6 +77,9 @@ mod slow_volumes;
 #[cfg(test)]
 mod small_pool_tests;
 mod small_read;
+mod spare_files;
+#[cfg(test)]
+mod spare_files_tests;
 mod start_scan;
 pub mod storage_directory;
 mod stored_checksums;

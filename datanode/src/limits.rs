@@ -53,6 +53,17 @@ pub const READ_PACKET_BYTES: u64 = 512 << 10;
 /// the last sector. The first packet of a longer block (63 KiB) is beyond.
 pub const CACHED_WRITE_MAX_BYTES: u64 = 32 << 10;
 
+/// Data files of deleted blocks that a volume keeps for new ones are no shorter than this (a shorter
+/// one's unlink takes 3 ms), take at most this part of the room there is, and are kept no longer than
+/// this without being used. How many is `ringfs.datanode.spare.files`: 16 of 128 MiB are 2 GiB, which a
+/// disk of 2 GB/s writes in a second. How often it is looked for those to unlink.
+pub const SPARE_FILE_BYTES_MIN: u64 = 16 << 20;
+pub const SPARE_ROOM_DIVISOR: u64 = 16;
+pub const SPARE_FILE_LIFE: Duration = Duration::from_secs(600);
+pub const SPARE_FILES_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// The most that can be asked for: their list is looked through for each new block.
+pub const SPARE_FILES_MAX: usize = 1024;
+
 /// Threads of a volume for short work on files: names, and blocks of up to [`CACHED_WRITE_MAX_BYTES`].
 /// A piece takes some 50 us; with two, one that waits for the disk does not stop all others.
 pub const VOLUME_WORKERS: usize = 2;

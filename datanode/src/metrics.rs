@@ -56,7 +56,7 @@ const OF_HADOOP: [Counted; 7] = [
     }),
 ];
 
-const OWN: [Counted; 22] = [
+const OWN: [Counted; 23] = [
     (
         counter(
             "ringfs_payload_bytes_copied_total",
@@ -126,6 +126,10 @@ const OWN: [Counted; 22] = [
     (counter("ringfs_bytes_scrubbed_total", "Block data read by scrubbers"), |all| {
         &all.bytes_scrubbed
     }),
+    (
+        counter("ringfs_spare_files_used_total", "Blocks written into files of deleted ones"),
+        |all| &all.spare_files_used,
+    ),
     (counter("ringfs_slow_writes_total", "Writes to disks that took 300 ms or more"), |all| {
         &all.slow_writes
     }),
@@ -177,9 +181,11 @@ impl Metrics {
         let volumes = || self.dataset.volumes().iter().filter(|volume| !volume.is_failed());
         let suspect = volumes().filter(|volume| volume.health().is_suspect()).count();
         let stalled = volumes().filter(|volume| volume.health().is_stalled()).count();
+        let spare = volumes().map(|volume| volume.spare_files().count()).sum();
         for (metric, count) in [
             (gauge("ringfs_volumes_suspect", "Volumes that are being checked"), suspect),
             (gauge("ringfs_volumes_stalled", "Volumes that do not answer"), stalled),
+            (gauge("ringfs_spare_files", "Files of deleted blocks, kept for new ones"), spare),
         ] {
             metric.write(&mut text, &own, count as u64);
         }

@@ -182,7 +182,7 @@ impl BlockStream {
         writer: &RefCell<Option<ReplicaWriter>>,
     ) -> Option<TaskHandle<Result<Block>>> {
         let mut writer = writer.borrow_mut().take()?;
-        writer.file_len = self.sink.file_len();
+        self.sink.hand_over(&mut writer);
         // A copy of a replica may be all that is left of it, and what it has was durable there.
         let is_copy = !self.role.has_setup_reply();
         let synced = self.synced.get() || is_copy;

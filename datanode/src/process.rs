@@ -214,7 +214,8 @@ fn open_volume(
     pool_id: &str,
     config: &DatanodeConfig,
 ) -> Result<Volume> {
-    let mut volume = Volume::open(directory, pool_id, config.reserved_bytes, config.direct_io)?;
+    let mut volume = Volume::open(directory, pool_id, config.reserved_bytes, config.direct_io)?
+        .with_spare_files(config.spare_files_max);
     if let Some(medium) = config.medium {
         volume = volume.with_medium(medium);
     }

@@ -116,6 +116,8 @@ pub struct Replica {
     has_failed_write: AtomicBool,
     /// One was given up, and may still take place.
     has_overdue_write: AtomicBool,
+    /// See [`Replica::may_be_kept`].
+    may_be_kept: AtomicBool,
     /// Block recoveries that it was kept out of because its bytes have rotted.
     rot_refusals: AtomicU32,
     /// Held across every change of state, and the file operations that belong to it.
@@ -180,6 +182,7 @@ impl Replica {
             bytes_received: AtomicU64::new(block.num_bytes),
             bytes_acked: AtomicU64::new(block.num_bytes),
             has_failed_write: AtomicBool::new(false),
+            may_be_kept: AtomicBool::new(false),
             rot_refusals: AtomicU32::new(0),
             has_overdue_write: AtomicBool::new(false),
             transition: tokio::sync::Mutex::new(()),
@@ -254,6 +257,22 @@ impl Replica {
         self.set_bytes_received(on_disk.len);
         self.set_on_disk(on_disk);
         self.set_bytes_acked(on_disk.len);
+    }
+
+    /// Whether its data file may become another block's when it is deleted: one that this process made,
+    /// passed to no client, and wrote without an error (`spare_files`).
+    pub(crate) fn may_be_kept(&self) -> bool {
+        self.may_be_kept.load(Ordering::Acquire) && !self.has_failed_write()
+    }
+
+    /// This process has just made its files.
+    pub(crate) fn note_made(&self) {
+        self.may_be_kept.store(true, Ordering::Release);
+    }
+
+    /// Its files are about to be opened for a client, who may keep them for ever.
+    pub(crate) fn note_passed(&self) {
+        self.may_be_kept.store(false, Ordering::Release);
     }
 
     /// Its writer must not go on, nor may anybody trust what memory says of the files.

@@ -222,6 +222,7 @@ impl Dataset {
         };
         match opened.await {
             Ok((data, meta)) => {
+                replica.note_made();
                 let lease = replica.lease_to_writer();
                 drop(held);
                 let checksum = create.checksum;

@@ -4,7 +4,7 @@
 //! A volume of a measurement may throw the data and checksums of blocks away ([`BlockData`]): its
 //! block files stay empty, and reading a replica of it is an error.
 //!
-//! Room is what `statvfs` said when the volume's watch last looked (a sick disk may not answer, and
+//! Room is, with what spare files take (`spare_files`), what `statvfs` said when the volume's watch last looked (a sick disk may not answer, and
 //! no stream nor heartbeat may wait for it), less what was written since, less `dfs.datanode.du.reserved` (as far as files of others do not
 //! fill it already) and less what blocks being written have announced but not yet taken, so that
 //! blocks written at the same time do not overcommit the disk.
@@ -27,6 +27,7 @@ use tracing::warn;
 use crate::error::{DatanodeError, Result};
 use crate::limits::{SUSPECTS_MAX, VOLUME_WORKERS};
 use crate::ring::{self, FileWorkers};
+use crate::spare_files::SpareFiles;
 use crate::storage_directory::StorageDirectory;
 use crate::volume_health::{VolumeFailure, VolumeHealth};
 use crate::volume_profile::{Medium, VolumeProfile};
@@ -64,6 +65,7 @@ pub struct Volume {
     device: u64,
     health: VolumeHealth,
     suspects: SuspectReplicas,
+    spare_files: SpareFiles,
     deletions_turn: tokio::sync::Mutex<()>,
     workers: FileWorkers,
 }
@@ -169,6 +171,7 @@ impl Volume {
             device,
             health: VolumeHealth::default(),
             suspects: SuspectReplicas::default(),
+            spare_files: SpareFiles::new(0),
             deletions_turn: tokio::sync::Mutex::new(()),
             workers: FileWorkers::start(VOLUME_WORKERS)
                 .map_err(DatanodeError::io("starting the threads of a volume"))?,
@@ -199,6 +202,16 @@ impl Volume {
         self.profile = VolumeProfile::of(medium);
         self.turns = self.profile.turns();
         self
+    }
+
+    /// Keeps up to so many data files of deleted blocks for new ones.
+    pub fn with_spare_files(mut self, count_max: usize) -> Self {
+        self.spare_files = SpareFiles::new(count_max);
+        self
+    }
+
+    pub fn spare_files(&self) -> &SpareFiles {
+        &self.spare_files
     }
 
     pub fn profile(&self) -> &VolumeProfile {
@@ -341,7 +354,7 @@ impl Volume {
         let room = *self.room.lock();
         let taken_since = self.taken_bytes.load(Ordering::Relaxed) - room.taken_bytes;
         usage_from(
-            room.space,
+            room.space.with_free(self.spare_files.bytes()),
             self.dfs_used_bytes.load(Ordering::Relaxed),
             self.reserved_bytes,
             self.promised_bytes.load(Ordering::Relaxed) + taken_since,
@@ -409,6 +422,16 @@ impl FilesystemSpace {
             free_bytes: stat.f_bfree * stat.f_frsize,
             available_bytes: stat.f_bavail * stat.f_frsize,
         })
+    }
+}
+
+impl FilesystemSpace {
+    fn with_free(self, bytes: u64) -> Self {
+        Self {
+            free_bytes: self.free_bytes + bytes,
+            available_bytes: self.available_bytes + bytes,
+            ..self
+        }
     }
 }
 

@@ -200,7 +200,7 @@ impl BlockStream {
         }
         let left = writer.borrow_mut().take();
         if let Some(mut writer) = left {
-            writer.file_len = self.sink.file_len();
+            self.sink.hand_over(&mut writer);
             server.dataset.abandon(writer).await?;
         }
         if let Err(error) = &outcome {

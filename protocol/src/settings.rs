@@ -223,6 +223,8 @@ settings! {
         "Whether the lesser of two replicas of a block found at start is deleted";
     RINGFS_DATANODE_DIRECT_IO: Boolean, "ringfs.datanode.direct-io" = "true",
         "Whether block files are written and read with O_DIRECT where the volume can";
+    RINGFS_DATANODE_SPARE_FILES: Integer, "ringfs.datanode.spare.files" = "16",
+        "Files of deleted blocks that each volume keeps, as free space, for new ones; 0: none";
     RINGFS_DATANODE_READ_CACHE: Text, "ringfs.datanode.read.cache" = "auto",
         "auto: what is read again goes through the page cache; off: every read is O_DIRECT";
     RINGFS_DATANODE_BUFFER_POOL: Bytes, "ringfs.datanode.buffer.pool" = "256m",

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 
 use super::descriptor::{Descriptor, OpenDescriptor};
 use super::driver::Operation;
@@ -66,8 +66,15 @@ pub struct FileWork {
 
 #[derive(Debug)]
 enum Step {
-    Create {
+    /// What it opens counts as created.
+    Open {
         path: CString,
+        flags: OFlags,
+    },
+    /// Of the file of that number that the work creates.
+    Allocate {
+        created: usize,
+        len: u64,
     },
     /// To an open file, or to the one of that number that the work creates.
     Write {
@@ -175,9 +182,23 @@ impl Drop for FileWork {
 impl FileWork {
     /// Creates a file that must not be there; returns its number among those created.
     pub fn create(&mut self, path: &Path) -> io::Result<usize> {
-        self.steps.push(Step::Create { path: c_path(path)? });
+        self.open_with(path, CREATE)
+    }
+
+    /// Opens a file that is there; returns its number among those created.
+    pub fn open(&mut self, path: &Path) -> io::Result<usize> {
+        self.open_with(path, OPEN)
+    }
+
+    fn open_with(&mut self, path: &Path, flags: OFlags) -> io::Result<usize> {
+        self.steps.push(Step::Open { path: c_path(path)?, flags });
         self.waits.push(waits_below(path));
         Ok(self.waits.len() - 1)
+    }
+
+    /// Has the disk space of a file, which becomes at least so long.
+    pub fn allocate_created(&mut self, number: usize, len: u64) {
+        self.steps.push(Step::Allocate { created: number, len });
     }
 
     pub fn write_created(&mut self, number: usize, message: Box<SendMessage>, offset: u64) {
@@ -219,9 +240,10 @@ impl FileWork {
     pub(super) fn modelled(&self) -> Vec<FileStep> {
         let path = |path: &CString| PathBuf::from(OsStr::from_bytes(path.as_bytes()));
         let modelled = |step: &Step| match step {
-            Step::Create { path: name } => {
-                FileStep::Create { path: path(name), flags: CREATE.bits() as i32, mode: MODE }
+            Step::Open { path: name, flags } => {
+                FileStep::Open { path: path(name), flags: flags.bits() as i32, mode: MODE }
             }
+            Step::Allocate { created, len } => FileStep::Allocate { created: *created, len: *len },
             Step::Write { file, message, offset } => {
                 FileStep::Write { file: file.clone(), bytes: message.to_vec(), offset: *offset }
             }
@@ -256,12 +278,13 @@ impl FileWork {
         let mut created: Vec<File> = Vec::new();
         for (number, step) in std::mem::take(&mut self.steps).into_iter().enumerate() {
             let result = match step {
-                Step::Create { path } => {
-                    let (flags, waits) = (CREATE.bits() as i32, self.waits[created.len()]);
+                Step::Open { path, flags } => {
+                    let (flags, waits) = (flags.bits() as i32, self.waits[created.len()]);
                     let opened = submit(Operation::Open { path, flags, mode: MODE }).await;
                     let number = opened.map_err(io::Error::from).and_then(|(_, end)| end.result);
                     number.map(|number| created.push(File::opened(number, waits)))
                 }
+                Step::Allocate { created: number, len } => created[number].allocate(0, len).await,
                 Step::Write { file, message, offset } => {
                     let file = match file {
                         Ok(descriptor) => File::of(descriptor),
@@ -282,9 +305,13 @@ impl FileWork {
     fn carry_out(&mut self) -> io::Result<()> {
         for step in &mut self.steps {
             match step {
-                Step::Create { path } => {
+                Step::Open { path, flags } => {
                     let mode = Mode::from_raw_mode(MODE);
-                    self.created.push(rustix::fs::open(path.as_c_str(), CREATE, mode)?);
+                    self.created.push(rustix::fs::open(path.as_c_str(), *flags, mode)?);
+                }
+                Step::Allocate { created, len } => {
+                    let file = &self.created[*created];
+                    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, *len)?;
                 }
                 Step::Write { file: Ok(file), message, offset } => {
                     write_all(file.as_raw_fd(), message, *offset)?;
@@ -301,8 +328,8 @@ impl FileWork {
     }
 }
 
-const CREATE: OFlags =
-    OFlags::CREATE.union(OFlags::EXCL).union(OFlags::RDWR).union(OFlags::CLOEXEC);
+const OPEN: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
+const CREATE: OFlags = OPEN.union(OFlags::CREATE).union(OFlags::EXCL);
 const MODE: u32 = 0o644;
 
 fn write_all(file: i32, message: &mut SendMessage, mut offset: u64) -> io::Result<()> {

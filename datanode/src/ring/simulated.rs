@@ -99,10 +99,16 @@ pub enum Request {
 
 #[derive(Debug)]
 pub enum FileStep {
-    Create {
+    /// What it opens counts as created.
+    Open {
         path: PathBuf,
         flags: i32,
         mode: u32,
+    },
+    /// Of the file of that number that the work creates.
+    Allocate {
+        created: usize,
+        len: u64,
     },
     /// To an open file, or to the one of that number that the work creates.
     Write {

@@ -23,10 +23,14 @@ pub struct FileWork {
 }
 
 pub enum Step {
-    Create {
+    Open {
         path: PathBuf,
         flags: i32,
         mode: u32,
+    },
+    Allocate {
+        created: usize,
+        len: u64,
     },
     /// To the file of that inode, or to the one of that number among those created.
     Write {
@@ -47,9 +51,12 @@ pub enum Step {
 impl Step {
     fn carry_out(&self, disk: &mut Disk, created: &mut Vec<OwnedFd>) -> io::Result<()> {
         match self {
-            Self::Create { path, flags, mode } => {
+            Self::Open { path, flags, mode } => {
                 created.push(disk.open_file(path, *flags, *mode)?.into());
                 Ok(())
+            }
+            Self::Allocate { created: number, len } => {
+                disk.allocate(rustix::fs::fstat(&created[*number])?.st_ino, *len)
             }
             Self::Write { file: Ok(inode), bytes, offset } => disk.write(*inode, bytes, *offset),
             Self::Write { file: Err(number), bytes, offset } => {
@@ -63,7 +70,11 @@ impl Step {
 
     fn describe(&self) -> String {
         match self {
-            Self::Create { path, .. } => format!("create {}", name(path)),
+            Self::Open { path, flags, .. } => match flags & libc::O_CREAT {
+                0 => format!("open {}", name(path)),
+                _ => format!("create {}", name(path)),
+            },
+            Self::Allocate { len, .. } => format!("allocate {len}"),
             Self::Write { bytes, offset, .. } => format!("write {} at {offset}", bytes.len()),
             Self::SetLen { len, .. } => format!("truncate to {len}"),
             Self::Rename { from, to } => format!("rename {} to {}", name(from), name(to)),

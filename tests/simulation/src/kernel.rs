@@ -269,7 +269,8 @@ impl HostKernel {
     /// What of a step can be done by the world, which holds no descriptors of ours.
     fn step(&mut self, token: u64, step: FileStep) -> Step {
         match step {
-            FileStep::Create { path, flags, mode } => Step::Create { path, flags, mode },
+            FileStep::Open { path, flags, mode } => Step::Open { path, flags, mode },
+            FileStep::Allocate { created, len } => Step::Allocate { created, len },
             FileStep::Write { file: Ok(fd), bytes, offset } => {
                 let must_fail = self.must_be_aligned(fd.as_raw_fd(), bytes.len(), offset);
                 assert!(!must_fail, "file work goes through the page cache");
