@@ -9,7 +9,10 @@ use ringfs_client::{Client, DatanodeReportTypeProto};
 use ringfs_protocol::messages::{NamespaceInfoProto, VersionRequestProto, VersionResponseProto};
 use ringfs_protocol::rpc::client::{RpcClient, RpcClientOptions};
 use ringfs_protocol::rpc::protocol_name;
-use ringfs_protocol::settings::DFS_CLIENT_BLOCK_WRITE_LOCATE_FOLLOWING_BLOCK_INITIAL_DELAY_MS;
+use ringfs_protocol::settings::{
+    DFS_CLIENT_BLOCK_WRITE_LOCATE_FOLLOWING_BLOCK_INITIAL_DELAY_MS,
+    DFS_CLIENT_WRITE_MAX_PACKETS_IN_FLIGHT,
+};
 use ringfs_protocol::site_config::Configuration;
 
 use crate::BenchError;
@@ -43,9 +46,19 @@ pub struct FileSystem {
 }
 
 impl FileSystemOptions {
+    /// Packets that our client sends ahead of their acks.
+    pub fn write_window_packets(&self) -> Result<u64, BenchError> {
+        let window = self.configuration()?.integer(&DFS_CLIENT_WRITE_MAX_PACKETS_IN_FLIGHT)?;
+        Ok(window.unsigned_abs())
+    }
+
+    fn configuration(&self) -> Result<Configuration, BenchError> {
+        Ok(Configuration::load(self.config.as_deref(), &self.definitions)?)
+    }
+
     /// Sends nothing yet.
     pub fn connect(&self) -> Result<FileSystem, BenchError> {
-        let configuration = Configuration::load(self.config.as_deref(), &self.definitions)?;
+        let configuration = self.configuration()?;
         let client = Client::connect(&configuration, self.fs.as_deref())?;
         let address = client.uri().trim_start_matches("hdfs://").to_owned();
         let rpc_options = RpcClientOptions::from_configuration(&configuration)?;

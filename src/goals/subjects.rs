@@ -2,7 +2,7 @@
 
 use ringfs_bench::dfsio::{Dfsio, DfsioOptions, Mode};
 use ringfs_bench::file_system::FileSystemOptions;
-use ringfs_bench::limit::floor::{self, FloorOptions};
+use ringfs_bench::limit::floor::{Floor, FloorOptions};
 use ringfs_bench::limit::paced_writes::PacedWrites;
 use ringfs_bench::pipeline::{self, PipelineOptions};
 use ringfs_bench::report::{Run, Side};
@@ -60,8 +60,9 @@ impl Subject {
         Self::new(name, side, move || Ok(pipeline::run_once(&options)?))
     }
 
-    pub fn floor(name: impl Into<String>, options: FloorOptions) -> Self {
-        Self::new(name, Side::Limit, move || Ok(floor::run(&options)?))
+    pub fn floor(name: impl Into<String>, options: FloorOptions) -> Result<Self, CommandError> {
+        let floor = Floor::new(options)?;
+        Ok(Self::new(name, Side::Limit, move || Ok(floor.run()?)))
     }
 
     pub fn paced_writes(name: impl Into<String>, writes: PacedWrites) -> Self {

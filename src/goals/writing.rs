@@ -2,7 +2,7 @@
 //! writers and idle ones.
 
 use ringfs_bench::dfsio::Mode;
-use ringfs_bench::limit::floor::{FloorOptions, Store};
+use ringfs_bench::limit::floor::{FloorOptions, Space, Store};
 use ringfs_bench::limit::paced_writes::PacedWrites;
 use ringfs_bench::pipeline::PipelineOptions;
 use ringfs_bench::report::Bound::{AtLeast, AtMost};
@@ -29,7 +29,8 @@ pub fn discarded(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     against_the_floor(lab, 3, Store::Discard, 0.85)
 }
 
-/// The datanodes alone, sent to by the bench, are what the goal is of; our client beside them.
+/// The datanodes alone, sent to by the bench, are what the goal is of; our client beside them, against a
+/// floor with as many packets ahead of their acks as it has.
 fn against_the_floor(
     lab: &mut Lab<'_>,
     replication: u16,
@@ -42,26 +43,33 @@ fn against_the_floor(
     };
     let bytes = lab.bytes();
     let floor = FloorOptions { store, ..floor(lab, replication) };
+    let window_packets = file_system.write_window_packets()?;
+    let long_floor = FloorOptions { window_packets, ..floor.clone() };
     let pipeline = one_pipeline(file_system.clone(), bytes, replication);
     let file = one_file(Mode::Write, file_system, bytes, replication);
     let measured = lab.interleave(vec![
-        Subject::floor("floor", floor),
+        Subject::floor("floor", floor)?,
         Subject::pipeline("datanodes", Side::Ours, pipeline),
+        Subject::floor(format!("floor, {window_packets} packets ahead"), long_floor)?,
         Subject::files("datanodes and client", Side::Ours, &file)?,
     ])?;
-    let [floor, datanodes, with_client] = &measured[..] else { unreachable!("three subjects") };
+    let [floor, datanodes, long_floor, with_client] = &measured[..] else {
+        unreachable!("four subjects")
+    };
     let bound = AtLeast(least);
     lab.judge_medians("datanodes to floor, GB/s", (datanodes, floor), Run::gb_per_s, bound);
     let what = "datanodes and our client to floor, GB/s";
-    lab.judge_medians(what, (with_client, floor), Run::gb_per_s, bound);
+    lab.judge_medians(what, (with_client, long_floor), Run::gb_per_s, bound);
     Ok(())
 }
 
 pub fn processor_time(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     let bytes = lab.bytes();
     let ours = one_pipeline(lab.ours()?, bytes, 3);
-    let mut subjects =
-        vec![Subject::floor("floor", floor(lab, 3)), Subject::pipeline("ringfs", Side::Ours, ours)];
+    let mut subjects = vec![
+        Subject::floor("floor", floor(lab, 3))?,
+        Subject::pipeline("ringfs", Side::Ours, ours),
+    ];
     if let Some(peer) = lab.peer() {
         subjects.push(Subject::pipeline("peer", Side::Peer, one_pipeline(peer, bytes, 3)));
     }
@@ -172,9 +180,11 @@ fn most(beside: &Measurement) -> f64 {
     kib.fold(f64::NAN, f64::max)
 }
 
+/// Datanodes write into what the blocks of earlier runs have left (`ringfs.datanode.spare.files`): so
+/// does this.
 fn floor(lab: &Lab<'_>, replication: u16) -> FloorOptions {
     let floor = FloorOptions::new(lab.directory(), lab.bytes());
-    FloorOptions { replication: replication.into(), ..floor }
+    FloorOptions { replication: replication.into(), space: Space::Kept, ..floor }
 }
 
 /// What a pipeline of three writes to this one disk at this rate.

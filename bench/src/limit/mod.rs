@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use self::disk::{RawDisk, Requests};
-use self::floor::{AckKind, FloorOptions, Store};
+use self::floor::{AckKind, Floor, FloorOptions, Space, Store, WINDOW_PACKETS};
 use self::hop::{HopOptions, MESSAGE_BYTES_MAX, Receiver};
 use self::kernel::Kernel;
 use crate::report::{Measurement, Run, Side};
@@ -115,6 +115,12 @@ pub struct LimitCommand {
     /// Data of a block of the floor
     #[arg(long, default_value = "128m", value_parser = byte_size)]
     block_size: u64,
+    /// Packets that the floor's client sends ahead of their acks
+    #[arg(long, value_name = "PACKETS", default_value_t = WINDOW_PACKETS)]
+    window: u64,
+    /// What the floor's files are written into
+    #[arg(long, value_enum, default_value = "new")]
+    space: Space,
     /// Begin a block of the floor when the last one is acknowledged whole, as HDFS's clients do
     #[arg(long)]
     drain_blocks: bool,
@@ -212,15 +218,17 @@ impl LimitCommand {
                         streams: self.streams,
                         packet_bytes: self.packet_size,
                         block_bytes: self.block_size,
+                        window_packets: self.window,
+                        space: self.space,
                         bytes: self.bytes,
                         drain_blocks: self.drain_blocks,
                         directory: self.directory.clone(),
                     };
-                    floors.push((options.measurement(), options));
+                    floors.push((options.measurement(), Floor::new(options)?));
                 }
             }
         }
-        interleave(session, floors, floor::run)
+        interleave(session, floors, Floor::run)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use memmap2::{Advice, MmapMut};
 use rustix::net::RecvFlags;
 
-use super::layout::{ACK_BYTES, CHECKSUM, HEADER_BYTES, Layout, WINDOW_PACKETS};
+use super::layout::{ACK_BYTES, CHECKSUM, HEADER_BYTES, Layout};
 use crate::processes::cpu_time_of_this_thread;
 use crate::report::Latency;
 
@@ -73,7 +73,7 @@ impl Stream<'_> {
         let (socket, cpu) = (connected?, cpu_time_of_this_thread());
         let mut acks = Acks {
             packets: 0,
-            sent_at: VecDeque::with_capacity(WINDOW_PACKETS as usize),
+            sent_at: VecDeque::with_capacity(self.layout.window_packets as usize),
             latency: Latency::new("packet ack"),
             partial: Vec::with_capacity(ACK_BYTES),
         };
@@ -105,7 +105,8 @@ impl Stream<'_> {
         } else {
             self.layout.packets()
         };
-        BATCH_PACKETS.min(end.saturating_sub(sent)).min(WINDOW_PACKETS - (sent - acknowledged))
+        let window = self.layout.window_packets;
+        BATCH_PACKETS.min(end.saturating_sub(sent)).min(window - (sent - acknowledged))
     }
 
     fn send(&self, socket: &TcpStream, packets: Range<u64>, prefixes: &mut [u8]) -> io::Result<()> {

@@ -5,6 +5,9 @@
 //! slab and before the slab's acks: direct writes of 8 KiB between those of 1 MiB cost more of the
 //! disk's time than the kernel's copy of them costs.
 //!
+//! The files may be there already, written once and emptied again ([`lay_out`]): a file's first write
+//! then meets space that what lies below the file system has given out before.
+//!
 //! A thread opens and allocates the files of the next block while this one is written.
 
 use std::fs::{File, OpenOptions};
@@ -13,9 +16,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use memmap2::MmapMut;
 use rustix::fs::{FallocateFlags, OFlags};
 
-use super::layout::Layout;
+use super::layout::{Layout, SLAB_BYTES};
 use crate::BenchError;
 
 #[derive(Debug)]
@@ -87,6 +91,36 @@ pub fn sums_path(directory: &Path, stream: usize, block: u64) -> PathBuf {
     directory.join(format!("stream{stream}-block{block}.meta"))
 }
 
+/// Makes the data files of all blocks, writes them full, unless an earlier run did so, and empties them;
+/// their space stays.
+pub fn lay_out(layout: &Layout, directory: &Path) -> Result<(), BenchError> {
+    let mut filler = MmapMut::map_anon(SLAB_BYTES).map_err(BenchError::limit("map memory"))?;
+    filler.fill(0xff);
+    for stream in 0..layout.streams {
+        for block in 0..layout.blocks() {
+            let path = data_path(directory, stream, block);
+            let (data, len) = (open(&path)?, layout.bytes_of_block(block));
+            let writing = BenchError::file("lay out", &path);
+            let emptied = data.metadata().and_then(|found| {
+                for at in (found.len()..len).step_by(SLAB_BYTES) {
+                    let rest = (len - at).min(SLAB_BYTES as u64) as usize;
+                    data.write_all_at(&filler[..rest], at)?;
+                }
+                Ok(rustix::fs::fallocate(&data, FallocateFlags::ZERO_RANGE, 0, len)?)
+            });
+            emptied.map_err(writing)?;
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<File, BenchError> {
+    let direct = i32::try_from(OFlags::DIRECT.bits()).expect("O_DIRECT is a small constant");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).custom_flags(direct);
+    options.open(path).map_err(BenchError::file("open for direct writes", path))
+}
+
 fn prepare(
     layout: &Layout,
     directory: &Path,
@@ -95,15 +129,9 @@ fn prepare(
 ) -> Result<BlockFile, BenchError> {
     let (data_path, sums_path) =
         (data_path(directory, stream, block), sums_path(directory, stream, block));
-    let direct = i32::try_from(OFlags::DIRECT.bits()).expect("O_DIRECT is a small constant");
-    let data = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .custom_flags(direct)
-        .open(&data_path)
-        .map_err(BenchError::file("create for direct writes", &data_path))?;
+    let data = open(&data_path)?;
     rustix::fs::fallocate(&data, FallocateFlags::empty(), 0, layout.bytes_of_block(block))
         .map_err(|errno| BenchError::file("allocate", &data_path)(errno.into()))?;
-    let sums = File::create_new(&sums_path).map_err(BenchError::file("create", &sums_path))?;
+    let sums = File::create(&sums_path).map_err(BenchError::file("create", &sums_path))?;
     Ok(BlockFile { data, sums })
 }

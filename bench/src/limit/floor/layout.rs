@@ -16,7 +16,7 @@ pub const ACK_BYTES: usize = 8;
 pub const CHUNK_BYTES: usize = 512;
 /// Bytes of a write to disk, and of the memory that packets are received into.
 pub const SLAB_BYTES: usize = 1 << 20;
-/// Packets that a client sends ahead of their acks, as HDFS's clients do.
+/// Packets that a client sends ahead of their acks, as Hadoop's do, unless more or fewer are asked for.
 pub const WINDOW_PACKETS: u64 = 80;
 /// Direct I/O writes whole pages; a packet is some of them.
 const PAGE_BYTES: u64 = 4096;
@@ -32,6 +32,8 @@ pub struct Layout {
     pub block_bytes: u64,
     #[arg(long)]
     pub stream_bytes: u64,
+    #[arg(long)]
+    pub window_packets: u64,
 }
 
 impl Layout {
@@ -65,7 +67,29 @@ impl Layout {
                 "{bytes} bytes are not a packet of {packet_bytes} for each of {streams} streams"
             ));
         }
-        Ok(Self { streams, packet_bytes, block_bytes, stream_bytes })
+        let window_packets = WINDOW_PACKETS;
+        Ok(Self { streams, packet_bytes, block_bytes, stream_bytes, window_packets })
+    }
+
+    /// With so many packets ahead of their acks.
+    pub fn with_window(self, window_packets: u64) -> Result<Self, BenchError> {
+        let layout = Self { window_packets, ..self };
+        if !(WINDOW_PACKETS_MIN..=WINDOW_PACKETS_MAX).contains(&window_packets) {
+            return Err(BenchError::Usage(format!(
+                "a window of {window_packets} packets: {WINDOW_PACKETS_MIN} to {WINDOW_PACKETS_MAX} \
+                 are possible"
+            )));
+        }
+        if layout.slabs() > SLABS_MAX {
+            return Err(BenchError::Usage(format!(
+                "{} streams with {window_packets} packets of {} bytes ahead take {} MiB of each \
+                 process: {SLABS_MAX} are possible",
+                self.streams,
+                self.packet_bytes,
+                layout.slabs()
+            )));
+        }
+        Ok(layout)
     }
 
     pub fn bytes(&self) -> u64 {
@@ -98,7 +122,7 @@ impl Layout {
     /// At most a quarter of the window: a client that waits for acks has filled slabs then, whose
     /// writes bring them.
     pub fn packets_per_slab(&self) -> u64 {
-        (SLAB_BYTES as u64 / self.packet_bytes).min(WINDOW_PACKETS / 4)
+        (SLAB_BYTES as u64 / self.packet_bytes).min(self.window_packets / 4)
     }
 
     /// Packets of the slab that begins with `first`: slabs do not cross blocks.
@@ -126,7 +150,7 @@ impl Layout {
     /// Slabs that all streams together never exhaust while they keep to their windows and blocks
     /// hold whole slabs: a window, the one being filled, and one that the window begins in.
     pub fn slabs(&self) -> usize {
-        (WINDOW_PACKETS.div_ceil(self.packets_per_slab()) as usize + 2) * self.streams
+        (self.window_packets.div_ceil(self.packets_per_slab()) as usize + 2) * self.streams
     }
 }
 
@@ -134,6 +158,7 @@ impl Layout {
 /// packets have no more than a quarter of the window.
 pub const SIDE_BYTES: usize = 12 << 10;
 const SIDE_HEADERS: usize = 8 << 10;
+const _: () = assert!(WINDOW_PACKETS_MAX as usize / 4 * HEADER_BYTES <= SIDE_BYTES - SIDE_HEADERS);
 
 /// Where the parts of a slab's packets are in memory: the data of all one after the other, and so
 /// their checksums, and their headers.
@@ -185,8 +210,13 @@ impl SlabMap {
     }
 }
 
-/// Their slabs, seven each, must fit memory that every process touches beforehand: 900 MiB.
+/// Memory that every process touches beforehand: 900 MiB, seven for each of 128 streams with packets of
+/// 64 KiB and Hadoop's window.
+const SLABS_MAX: usize = 900;
 const STREAMS_MAX: usize = 128;
+/// A slab has a quarter of the window.
+const WINDOW_PACKETS_MIN: u64 = 4;
+const WINDOW_PACKETS_MAX: u64 = 1024;
 
 pub static CHECKSUM: LazyLock<DataChecksum> = LazyLock::new(|| {
     DataChecksum::new(ChecksumType::Crc32c, CHUNK_BYTES as u32).expect("512 bytes are a chunk")
@@ -207,6 +237,17 @@ mod tests {
         }
         assert!(Layout::new(MIB, 0, 4096, MIB).is_err());
         assert!(Layout::new(MIB, usize::MAX, 4096, MIB).is_err());
+    }
+
+    #[test]
+    fn windows_are_bounded_by_the_memory_they_take() {
+        let layout = |streams| Layout::new(400 * MIB, streams, 64 << 10, MIB).unwrap();
+        assert_eq!(layout(1).with_window(160).unwrap().slabs(), 12);
+        assert_eq!(layout(1).with_window(4).unwrap().packets_per_slab(), 1);
+        assert!(layout(1).with_window(3).is_err());
+        assert!(layout(1).with_window(1025).is_err());
+        assert!(layout(128).with_window(80).is_ok());
+        assert!(layout(128).with_window(160).is_err());
     }
 
     #[test]

@@ -2,15 +2,16 @@
 //! as many processes as there are replicas, without anything HDFS would add. It is what the
 //! datanode's throughput and processor time are held against.
 //!
-//! A client thread a stream sends packets of data with a CRC32C per 512 bytes and keeps at most 80
-//! unacknowledged; each process receives several at once, forwards them from the same memory and
+//! A client thread a stream sends packets of data with a CRC32C per 512 bytes and keeps at most a window
+//! (80, as Hadoop's) of them unacknowledged; each process receives several at once, forwards them from the same memory and
 //! stores data and checksums; the last one verifies them. Acks come back cumulative, one a slab. A
 //! packet is acknowledged once its data is written (O_DIRECT) and its checksums are with the kernel,
 //! here and in every process further down; [`AckKind::Received`] is the weaker kind, which waits for
 //! writes only at a block's end. A stream keeps its connections over all its blocks.
 //!
 //! What is outside the measured time: processes started, memory touched, streams connected, the
-//! files of the first two blocks allocated; at the end, files deleted.
+//! files of the first two blocks allocated, those that are to have space already laid out, by the first
+//! run for all; at the end, files deleted.
 
 mod client;
 mod files;
@@ -28,9 +29,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use tempfile::TempDir;
 
 use self::client::{Driven, Source, Stream};
 use self::layout::Layout;
+pub use self::layout::WINDOW_PACKETS;
 pub use self::node::NodeOptions;
 use self::node::NodeReport;
 use super::Engine;
@@ -44,6 +47,24 @@ pub enum Store {
     Disk,
     /// Nothing is stored
     Discard,
+}
+
+/// What the files of blocks are written into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Space {
+    /// Space that the file system has just given out
+    New,
+    /// Space of files that were written before and emptied, as a datanode keeps it of deleted blocks
+    Kept,
+}
+
+impl Space {
+    fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Kept => "kept",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,6 +94,9 @@ pub struct FloorOptions {
     pub streams: usize,
     pub packet_bytes: u64,
     pub block_bytes: u64,
+    /// That the client sends ahead of their acks.
+    pub window_packets: u64,
+    pub space: Space,
     /// Of all streams together.
     pub bytes: u64,
     /// The next block of a stream begins when the last one is acknowledged whole, as with HDFS's
@@ -93,6 +117,8 @@ impl FloorOptions {
             streams: 1,
             packet_bytes: 64 << 10,
             block_bytes: 128 << 20,
+            window_packets: WINDOW_PACKETS,
+            space: Space::New,
             bytes,
             drain_blocks: false,
             directory: directory.to_owned(),
@@ -111,15 +137,22 @@ impl FloorOptions {
             ("streams", streams.to_string()),
             ("packet_bytes", self.packet_bytes.to_string()),
             ("block_bytes", self.block_bytes.to_string()),
+            ("window_packets", self.window_packets.to_string()),
+            ("space", self.space.name().to_owned()),
             ("drain_blocks", self.drain_blocks.to_string()),
         ];
         Measurement {
             group: "floor pipeline".to_owned(),
             name: format!(
-                "{}, {replication} replica{}, {streams} stream{}, {store}",
+                "{}, {replication} replica{}, {streams} stream{}, {store}{}{}",
                 self.engine.name(),
                 if replication == 1 { "" } else { "s" },
                 if streams == 1 { "" } else { "s" },
+                if self.space == Space::Kept { ", kept space" } else { "" },
+                match self.window_packets {
+                    WINDOW_PACKETS => String::new(),
+                    packets => format!(", {packets} packets ahead"),
+                },
             ),
             side: Side::Limit,
             parameters: parameters.map(|(name, value)| (name.to_owned(), value)).into(),
@@ -128,41 +161,69 @@ impl FloorOptions {
     }
 
     fn layout(&self) -> Result<Layout, BenchError> {
-        Layout::new(self.bytes, self.streams, self.packet_bytes, self.block_bytes)
+        Layout::new(self.bytes, self.streams, self.packet_bytes, self.block_bytes)?
+            .with_window(self.window_packets)
     }
 }
 
 const TIMELINE_STEP: Duration = Duration::from_millis(50);
 
-/// One run, in child processes of this executable, which must be `ringfs`.
-pub fn run(options: &FloorOptions) -> Result<Run, BenchError> {
-    let layout = options.layout()?;
-    let scratch = tempfile::Builder::new()
-        .prefix("ringfs-floor-")
-        .tempdir_in(&options.directory)
-        .map_err(BenchError::file("create a directory in", &options.directory))?;
-    let mut nodes = Vec::new();
-    for index in (0..options.replication).rev() {
-        let directory =
-            (options.store == Store::Disk).then(|| scratch.path().join(format!("floor{index}")));
-        if let Some(directory) = &directory {
-            std::fs::create_dir(directory).map_err(BenchError::file("create", directory))?;
+/// A floor that can be run again and again, and the files that it keeps meanwhile.
+pub struct Floor {
+    options: FloorOptions,
+    layout: Layout,
+    scratch: TempDir,
+}
+
+impl Floor {
+    pub fn new(options: FloorOptions) -> Result<Self, BenchError> {
+        let layout = options.layout()?;
+        let scratch = tempfile::Builder::new()
+            .prefix("ringfs-floor-")
+            .tempdir_in(&options.directory)
+            .map_err(BenchError::file("create a directory in", &options.directory))?;
+        Ok(Self { options, layout, scratch })
+    }
+
+    /// One run, in child processes of this executable, which must be `ringfs`.
+    pub fn run(&self) -> Result<Run, BenchError> {
+        let Self { options, layout, .. } = self;
+        let mut nodes = Vec::new();
+        for index in (0..options.replication).rev() {
+            let directory = self.directory(index);
+            if let Some(directory) = &directory {
+                std::fs::create_dir_all(directory)
+                    .map_err(BenchError::file("create", directory))?;
+            }
+            let downstream = nodes.last().map(|node: &Node| node.address);
+            nodes.push(Node::start(options, layout, downstream, directory.as_deref())?);
         }
-        let downstream = nodes.last().map(|node: &Node| node.address);
-        nodes.push(Node::start(options, &layout, downstream, directory.as_deref())?);
+        settle(self.scratch.path())?;
+        let first = nodes.last().ok_or_else(|| {
+            BenchError::Usage("a pipeline of 0 replicas stores nothing".to_owned())
+        })?;
+        let mut run = drive(options, layout, first.address)?;
+        for (index, node) in nodes.into_iter().rev().enumerate() {
+            let report = node.finish()?;
+            run.cpu.push(ProcessCpu { process: format!("floor{index}"), cpu_s: report.cpu_s });
+            let named = |(name, value)| (format!("floor{index}_{name}"), value);
+            run.counters.extend(report.counters.into_iter().map(named));
+        }
+        let is_kept = options.space == Space::Kept;
+        for directory in (0..options.replication).filter_map(|index| self.directory(index)) {
+            if !is_kept {
+                std::fs::remove_dir_all(&directory)
+                    .map_err(BenchError::file("remove", &directory))?;
+            }
+        }
+        Ok(run)
     }
-    settle(scratch.path())?;
-    let first = nodes
-        .last()
-        .ok_or_else(|| BenchError::Usage("a pipeline of 0 replicas stores nothing".to_owned()))?;
-    let mut run = drive(options, &layout, first.address)?;
-    for (index, node) in nodes.into_iter().rev().enumerate() {
-        let report = node.finish()?;
-        run.cpu.push(ProcessCpu { process: format!("floor{index}"), cpu_s: report.cpu_s });
-        let named = |(name, value)| (format!("floor{index}_{name}"), value);
-        run.counters.extend(report.counters.into_iter().map(named));
+
+    /// Of a process that stores.
+    fn directory(&self, index: usize) -> Option<PathBuf> {
+        let stores = self.options.store == Store::Disk;
+        stores.then(|| self.scratch.path().join(format!("floor{index}")))
     }
-    Ok(run)
 }
 
 /// Has the file system finish what earlier runs left to it, the discards of deleted blocks above
@@ -233,7 +294,9 @@ impl Node {
             .args(["--streams", &layout.streams.to_string()])
             .args(["--packet-bytes", &layout.packet_bytes.to_string()])
             .args(["--block-bytes", &layout.block_bytes.to_string()])
-            .args(["--stream-bytes", &layout.stream_bytes.to_string()]);
+            .args(["--stream-bytes", &layout.stream_bytes.to_string()])
+            .args(["--window-packets", &layout.window_packets.to_string()])
+            .args(["--space", options.space.name()]);
         if let Some(address) = downstream {
             command.args(["--downstream", &address.to_string()]);
         }
@@ -273,7 +336,8 @@ mod tests {
                     directory
                 });
                 let (engine, ack) = (options.engine, options.ack);
-                let node = NodeOptions { engine, ack, layout, downstream, directory };
+                let space = options.space;
+                let node = NodeOptions { engine, ack, layout, downstream, directory, space };
                 downstream = Some(listener.local_addr().unwrap());
                 nodes.push(scope.spawn(move || node.serve(&listener, || Ok(())).unwrap()));
             }
@@ -329,6 +393,8 @@ mod tests {
                     packet_bytes,
                     block_bytes: packet_bytes * 40,
                     drain_blocks: streams == 2,
+                    window_packets: 40 * replication as u64,
+                    space: if streams == 1 { Space::New } else { Space::Kept },
                     ..FloorOptions::new(directory.path(), 11 * MIB)
                 };
                 let (run, _) = through_threads(&options);
@@ -374,6 +440,7 @@ mod tests {
                 layout,
                 downstream: None,
                 directory: None,
+                space: Space::New,
             };
             let serving = std::thread::spawn(move || node.serve(&listener, || Ok(())));
             let mut socket = node::connect(address, 0).unwrap();

@@ -13,7 +13,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{CHECKSUM, Layout};
-use super::{AckKind, threads, tokio_uring, uring};
+use super::{AckKind, Space, files, threads, tokio_uring, uring};
 use crate::BenchError;
 use crate::limit::child;
 use crate::limit::{Engine, connect_prepared, prepare_socket};
@@ -33,6 +33,8 @@ pub struct NodeOptions {
     /// Where to store the bytes [default: they are discarded]
     #[arg(long)]
     pub directory: Option<PathBuf>,
+    #[arg(long, value_enum)]
+    pub space: Space,
 }
 
 /// One stream through this process.
@@ -73,6 +75,9 @@ impl NodeOptions {
         listener: &TcpListener,
         ready: impl FnOnce() -> Result<(), BenchError>,
     ) -> Result<NodeReport, BenchError> {
+        if let (Space::Kept, Some(directory)) = (self.space, &self.directory) {
+            files::lay_out(&self.layout, directory)?;
+        }
         let connected_at = Cell::new(Duration::ZERO);
         let links = || {
             ready()?;
