@@ -276,12 +276,13 @@ mod tests {
         let data = volume.replica_dir(ReplicaState::Rbw, BlockId(1)).join("blk_1");
         let meta = data.with_file_name("blk_1_1001.meta");
         fs::write(&data, [0; 100]).unwrap();
+        fs::write(&meta, [0; 7]).unwrap();
         let block =
             Block { id: BlockId(1), generation_stamp: GenerationStamp(1001), num_bytes: 100 };
         let replica = Replica::new(volume.clone(), block, ReplicaState::Rbw, None);
         replica.account(107);
         deleter.retire(&replica, true).unwrap();
-        assert!(!data.exists(), "a new replica may take the place now");
+        assert!(!data.exists() && !meta.exists(), "a new replica may take the place now");
         until(|| fs::read_dir(volume.tmp_dir()).unwrap().count() == 0);
         until(|| reports.pending_count() == 1);
         assert_eq!(volume.usage().dfs_used_bytes, 0);
