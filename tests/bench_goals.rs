@@ -40,7 +40,7 @@ fn writing_is_held_against_the_floor() {
         .iter()
         .map(|measurement| measurement["side"].as_str().unwrap())
         .collect();
-    assert_eq!(sides, ["limit", "ours", "ours"]);
+    assert_eq!(sides, ["limit", "ours", "limit", "ours"]);
     let verdicts = verdicts(&report);
     assert_eq!(verdicts.len(), 2);
     assert!(verdicts.iter().all(|(goal, figure)| *goal == "write-1" && *figure > 0.0));
