@@ -4,10 +4,11 @@
 //! A volume of a measurement may throw the data and checksums of blocks away ([`BlockData`]): its
 //! block files stay empty, and reading a replica of it is an error.
 //!
-//! Room is, with what spare files take (`spare_files`), what `statvfs` said when the volume's watch last looked (a sick disk may not answer, and
-//! no stream nor heartbeat may wait for it), less what was written since, less `dfs.datanode.du.reserved` (as far as files of others do not
-//! fill it already) and less what blocks being written have announced but not yet taken, so that
-//! blocks written at the same time do not overcommit the disk.
+//! Room is what `statvfs` said when the volume's watch last looked (a sick disk may not answer, and no
+//! stream nor heartbeat may wait for it), and what spare files take (`spare_files`), less what was
+//! written since, less `dfs.datanode.du.reserved` (as far as files of others do not fill it already) and
+//! less what blocks being written have announced but not yet taken, so that blocks written at the same
+//! time do not overcommit the disk.
 
 use std::fs;
 use std::io;
