@@ -49,7 +49,8 @@ impl FileSystemOptions {
     /// Packets that our client sends ahead of their acks.
     pub fn write_window_packets(&self) -> Result<u64, BenchError> {
         let window = self.configuration()?.integer(&DFS_CLIENT_WRITE_MAX_PACKETS_IN_FLIGHT)?;
-        Ok(window.unsigned_abs())
+        // Below 0 is refused where the window is used.
+        Ok(window.try_into().unwrap_or(0))
     }
 
     fn configuration(&self) -> Result<Configuration, BenchError> {

@@ -3,11 +3,11 @@
 //! datanode's throughput and processor time are held against.
 //!
 //! A client thread a stream sends packets of data with a CRC32C per 512 bytes and keeps at most a window
-//! (80, as Hadoop's) of them unacknowledged; each process receives several at once, forwards them from the same memory and
-//! stores data and checksums; the last one verifies them. Acks come back cumulative, one a slab. A
-//! packet is acknowledged once its data is written (O_DIRECT) and its checksums are with the kernel,
-//! here and in every process further down; [`AckKind::Received`] is the weaker kind, which waits for
-//! writes only at a block's end. A stream keeps its connections over all its blocks.
+//! (80, as Hadoop's) of them unacknowledged; each process receives several at once, forwards them from
+//! the same memory and stores data and checksums; the last one verifies them. Acks come back cumulative,
+//! one a slab. A packet is acknowledged once its data is written (O_DIRECT) and its checksums are with
+//! the kernel, here and in every process further down; [`AckKind::Received`] is the weaker kind, which
+//! waits for writes only at a block's end. A stream keeps its connections over all its blocks.
 //!
 //! What is outside the measured time: processes started, memory touched, streams connected, the
 //! files of the first two blocks allocated, those that are to have space already laid out, by the first
@@ -209,9 +209,8 @@ impl Floor {
             let named = |(name, value)| (format!("floor{index}_{name}"), value);
             run.counters.extend(report.counters.into_iter().map(named));
         }
-        let is_kept = options.space == Space::Kept;
-        for directory in (0..options.replication).filter_map(|index| self.directory(index)) {
-            if !is_kept {
+        if options.space == Space::New {
+            for directory in (0..options.replication).filter_map(|index| self.directory(index)) {
                 std::fs::remove_dir_all(&directory)
                     .map_err(BenchError::file("remove", &directory))?;
             }
