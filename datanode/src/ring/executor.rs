@@ -28,11 +28,11 @@ use crossbeam::queue::SegQueue;
 
 use crate::counters::Counters;
 
-use super::buffers::SlabPool;
 use super::descriptor::Descriptor;
 use super::driver::{Completion, Driver, Notice, Operation, Outcome, Patience};
 use super::future::Signal;
 use super::in_flight::{InFlight, Overdue};
+use super::slab_pool::SlabPool;
 use super::stuck::DiskLooks;
 use super::table::Table;
 use super::timers::Timers;

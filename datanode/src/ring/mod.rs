@@ -8,7 +8,8 @@
 //! | `in_flight`, `timers` | waiting for an operation, for a time |
 //! | `stuck` | operations whose disk does not answer |
 //! | `descriptor` | open files and sockets, and their close |
-//! | `buffers` | ranges of counted memory, and the slabs that a thread's streams share |
+//! | `buffers` | ranges of counted memory |
+//! | `slab_pool` | the slabs that a thread's streams share, and the line for them |
 //! | `message` | lists of ranges for scattered receives and gathered sends |
 //! | `simulated` | a driver on a model of kernel, disks and network, for tests |
 //! | `file_work` | several operations on files as one, done by a thread of their volume |
@@ -32,6 +33,7 @@ mod net;
 mod page_cache;
 #[cfg(feature = "simulation")]
 pub mod simulated;
+mod slab_pool;
 mod stuck;
 mod table;
 mod timers;
@@ -48,7 +50,7 @@ use std::time::Duration;
 use crate::counters::Counters;
 use crate::limits::DISK_OPERATION_TIMEOUT;
 
-pub use buffers::{Buffer, BufferMut, Recycler, SECTOR_BYTES, SLAB_BYTES, SlabPool, SlabShare};
+pub use buffers::{Buffer, BufferMut, Recycler, SECTOR_BYTES, SLAB_BYTES};
 pub use executor::{
     Executor, Job, LocalTask, Remote, TaskHandle, counters, executor_id, now, pool, shared, spawn,
 };
@@ -58,6 +60,7 @@ pub use future::{Either, Signal, TimedOut, join, race, timeout, yield_now};
 pub use message::{ReceiveMessage, SendMessage};
 pub use net::{Sockets, TcpListener, TcpStream};
 pub use page_cache::cached_bytes;
+pub use slab_pool::{SlabPool, SlabShare};
 pub use timers::{sleep, sleep_until};
 pub use uring::LEAST_KERNEL;
 pub use zero_copy_receive::{ZeroCopyReceive, of_network_cards};
