@@ -83,8 +83,11 @@ pub const OPEN_REPLICA_SWEEP: Duration = Duration::from_secs(1);
 /// Blocks of which is remembered that they were read: 4 TiB of full ones, in 5 MiB of memory.
 pub const READ_HISTORY_BLOCKS_MAX: usize = 32 << 10;
 
-/// Writes in flight per block; the slabs of the stream bound them anyway.
-pub const WRITES_IN_FLIGHT_MAX: usize = WRITE_STREAM_SLABS_MAX;
+/// Writes in flight per block: at 3 GB/s 8 MiB last 3 ms, in which the next ones are ready. A disk shares
+/// itself among all that it has, so a whole window of them ends at once, is acknowledged at once, and
+/// the disk waits for the client to send the next: 2.8 GB/s to one replica where 8 give 3.0.
+pub const WRITES_IN_FLIGHT_MAX: usize = 8;
+const _: () = assert!(WRITES_IN_FLIGHT_MAX <= WRITE_STREAM_SLABS_MAX);
 
 /// On a disk that rotates: streams whose writes are under way at a time, writes of each, and bytes
 /// before the next stream has its turn. At 10 ms a seek and 200 MB/s a run of 16 MiB (80 ms) leaves
