@@ -24,6 +24,7 @@ use ringfs_protocol::messages::ReportBadBlocksRequestProto;
 use ringfs_protocol::meta_file::{self, DatanodeLayout, META_HEADER_BYTES, ReplicaFile};
 
 use crate::disk::Disk;
+use crate::kernel::DESCRIPTORS;
 use crate::workload::{Oracle, Promise};
 use crate::world::{self, Host, World};
 
@@ -307,6 +308,7 @@ impl Watch {
     /// Descriptors of this process on files of datanode `number`, its lock apart.
     pub fn open_files(&self, number: usize) -> usize {
         let root = self.root.join(format!("dn{number}"));
+        let _alone = DESCRIPTORS.lock();
         let descriptors = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
         let files = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
         files.filter(|file| file.starts_with(&root) && !file.ends_with("in_use.lock")).count()

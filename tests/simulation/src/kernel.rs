@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rand::Rng;
 use ringfs_datanode::ring::Sockets;
 use ringfs_datanode::ring::simulated::{Answer, Descriptor, FileStep, Kernel, Request};
@@ -22,6 +23,10 @@ use crate::world::{Host, State, World, machine};
 
 /// How often it is looked whether a disk still hangs.
 pub const HANG_POLL: Duration = Duration::from_millis(500);
+
+/// Held by who looks at what the process's descriptors are, which holds each of them open for a moment,
+/// and by who looks which of them are closed: else a socket is now and then closed too late.
+pub static DESCRIPTORS: Mutex<()> = Mutex::new(());
 
 /// A token and what it got.
 pub type Ended = (u64, Answer);
@@ -294,9 +299,11 @@ impl HostKernel {
                 .map(|socket| PollFd::new(&socket.hang_up, PollFlags::IN))
                 .collect();
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            let nobody_looks = DESCRIPTORS.lock();
             if polled.is_empty() || poll(&mut polled, Some(&now)).is_err() {
                 return;
             }
+            drop(nobody_looks);
             let hung_up: Vec<bool> =
                 polled.iter().map(|entry| entry.revents().contains(PollFlags::HUP)).collect();
             let closed = sockets.iter().zip(hung_up).filter(|(_, closed)| *closed);

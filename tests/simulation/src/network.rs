@@ -185,11 +185,20 @@ fn number(result: io::Result<u32>) -> Answer {
 
 /// Sockets of executors.
 impl State {
+    /// Under no descriptor of a socket that is closed, which the world has not seen yet: that it was
+    /// closed would never be seen then.
     pub fn new_socket(&mut self, host: &str) -> io::Result<OwnedFd> {
-        let (hang_up, socket) = rustix::pipe::pipe()?;
+        let sockets = self.network.sockets.entry(host.to_owned()).or_default();
+        let mut passed_over = Vec::new();
+        let (hang_up, socket) = loop {
+            let (hang_up, socket) = rustix::pipe::pipe()?;
+            if !sockets.contains_key(&socket.as_raw_fd()) {
+                break (hang_up, socket);
+            }
+            passed_over.push((hang_up, socket));
+        };
         self.network.next_socket += 1;
         let entry = Socket { hang_up, number: self.network.next_socket, role: Role::Fresh };
-        let sockets = self.network.sockets.entry(host.to_owned()).or_default();
         sockets.insert(socket.as_raw_fd(), entry);
         Ok(socket)
     }

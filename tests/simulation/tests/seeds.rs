@@ -1,11 +1,15 @@
 //! Seeds of the simulation for every run of the tests. `tests/campaign` goes looking for others.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ringfs_protocol::collections::HashSet;
 use ringfs_protocol::simulation;
+use ringfs_simulation::world::World;
 use ringfs_simulation::{Options, faults, run};
 
 fn holds(seed: u64) {
@@ -27,6 +31,23 @@ fn a_seed_does_the_same_again() {
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
         assert!(one.log.len() > 1_000, "seed {seed} has lived");
+    }
+}
+
+/// A closed socket is seen to be when its executor runs next, and by its descriptor: that must be no
+/// other socket's until then, or the end of the connection comes only where other worlds of the process
+/// have taken the number.
+#[test]
+fn a_closed_socket_keeps_its_descriptor_until_that_was_seen() {
+    for seed in 1..=10 {
+        let world = World::new(seed, Path::new("/dev/shm"), false, false);
+        let open = || world.state().new_socket("dn0#1").expect("a pipe");
+        // A socket takes two descriptors: the other one of the next may be this.
+        let below = File::open("/dev/null").expect("the null device");
+        let closed = open();
+        let number = closed.as_raw_fd();
+        drop((below, closed));
+        assert_ne!(open().as_raw_fd(), number);
     }
 }
 
