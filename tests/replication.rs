@@ -68,10 +68,8 @@ fn a_fourth_datanode_that_starts_is_used() {
     wait_for_replicas(&library, &[lost]);
     assert_eq!(cluster.finalized_blocks(fourth).len(), 7, "it holds what the dead one held");
     library.write("/new", &bytes).unwrap();
-    let fourth_port = port(&cluster, fourth);
-    for ports in library.replica_ports("/new") {
-        assert!(ports.contains(&fourth_port), "new blocks go there too: {ports:?}");
-    }
+    // On its disk, as a replica is finalized before its last ack; the namenode may hear of it later.
+    assert_eq!(cluster.finalized_blocks(fourth).len(), 14, "new blocks go there too");
 }
 
 #[test]
