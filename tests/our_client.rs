@@ -124,7 +124,7 @@ fn a_reader_goes_round_a_corrupt_replica() {
     let library = cluster.connect();
     let bytes = sample::bytes(900_000);
     library.write("/f", &bytes).unwrap();
-    let ports = library.replica_ports("/f")[0].clone();
+    let ports = library.reported_replica_ports("/f", 3)[0].clone();
     let holder = (0..4)
         .find(|index| cluster.datanode_address(*index).ends_with(&ports[0].to_string()))
         .unwrap();

@@ -273,6 +273,14 @@ impl Library {
         };
         locations.unwrap().iter().map(ports).collect()
     }
+
+    /// Once so many replicas of each block have been reported: a file is complete with one.
+    pub fn reported_replica_ports(&self, path: &str, count: usize) -> Vec<Vec<u32>> {
+        wait_for(&format!("{count} reported replicas of {path}"), Duration::from_secs(10), || {
+            let replicas = self.replica_ports(path);
+            replicas.iter().all(|ports| ports.len() == count).then_some(replicas)
+        })
+    }
 }
 
 /// What a command said and how it ended.
