@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 use ringfs_protocol::ProtocolError;
 
 use crate::error::{DatanodeError, Result};
-use crate::limits::{MESSAGE_READ_BYTES, SEND_TIMEOUT};
+use crate::limits::{DROPPED_READ_BYTES, MESSAGE_READ_BYTES, SEND_TIMEOUT};
 use crate::ring::{self, Buffer, SendMessage, TcpStream};
 
 #[derive(Debug)]
@@ -159,6 +159,26 @@ impl Connection {
             Ok(sent) => sent.map_err(|error| self.failed(format!("sending: {error}"))),
             Err(_) => Err(self.took_nothing()),
         }
+    }
+
+    /// Takes and drops what still comes until the peer closes, or for as long as `patience`: to close over
+    /// unread bytes resets the connection, and a peer whose sending fails may not read what it was told.
+    pub async fn drop_rest(&mut self, patience: Duration) {
+        let stream = self.stream.clone();
+        let until_closed = async {
+            let mut dropped = std::mem::take(&mut self.received);
+            loop {
+                dropped.clear();
+                dropped.reserve(DROPPED_READ_BYTES);
+                let received;
+                (received, dropped) = stream.receive(dropped).await;
+                if !matches!(received, Ok(1..)) {
+                    return;
+                }
+            }
+        };
+        // Whichever it is, the connection is closed now.
+        let _ = ring::timeout(patience, until_closed).await;
     }
 
     fn took_nothing(&self) -> DatanodeError {

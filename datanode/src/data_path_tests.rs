@@ -2,7 +2,7 @@
 //! in, the files and the acks compared with a model, and read back in ranges.
 
 use std::io::Write;
-
+use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -408,15 +408,27 @@ fn a_corrupt_packet_ends_its_stream_and_no_other() {
     client.start_write(&create(1, Vec::new()));
     send_evenly(&mut client, &content[..USUAL], 0, USUAL);
     client.expect_acks(0, 1);
-    let mut corrupt = packet(&content[USUAL..2 * USUAL], USUAL as u64, 1, false, false);
+    let mut both = packet(&content[USUAL..2 * USUAL], USUAL as u64, 1, false, false);
+    let mut corrupt = packet(&content[..USUAL], 2 * USUAL as u64, 2, false, false);
     let last = corrupt.len() - 1;
     corrupt[last] ^= 1;
-    client.stream.write_all(&corrupt).unwrap();
-    let ack = client.ack().unwrap();
-    assert_eq!((ack.seqno, &ack.replies[..]), (1, &[Status::ErrorChecksum][..]));
+    both.extend_from_slice(&corrupt);
+    client.stream.write_all(&both).unwrap();
+    // What came whole with it is stored.
+    for (seqno, status) in [(1, Status::Success), (2, Status::ErrorChecksum)] {
+        let ack = client.ack().unwrap();
+        assert_eq!((ack.seqno, &ack.replies[..]), (seqno, &[status][..]));
+    }
+    // Who sends on without having looked is not cut off, and so gets to see that ack.
+    for _ in 0..10 {
+        client.stream.write_all(&corrupt).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    client.stream.shutdown(Shutdown::Write).unwrap();
     assert!(client.ack().is_none());
     let replica = datanode.node.dataset.replica(POOL, BlockId(1)).unwrap();
-    assert_eq!((replica.state(), replica.visible_len()), (ReplicaState::Rbw, Some(USUAL as u64)));
+    let good = 2 * USUAL as u64;
+    assert_eq!((replica.state(), replica.visible_len()), (ReplicaState::Rbw, Some(good)));
 
     send_evenly(&mut other, &content, USUAL * 2, USUAL);
     other.finish(content.len() as u64, 1, 0);

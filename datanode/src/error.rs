@@ -63,6 +63,8 @@ pub enum DatanodeError {
     Discarded { block: Block },
     #[error("packet {seqno} of {block} does not match its checksums")]
     CorruptPacket { block: Block, seqno: i64 },
+    #[error("packet {seqno} of {block} did not reach the next datanode as it was sent")]
+    CorruptBelow { block: Block, seqno: i64 },
     #[error("{path}: {why}")]
     Storage { path: String, why: String },
     #[error(

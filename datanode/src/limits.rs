@@ -149,6 +149,9 @@ pub const IDLE_MIRROR_LIFE: Duration = Duration::from_secs(3);
 /// What is read at a time where messages are expected: replies, acks, operations.
 pub const MESSAGE_READ_BYTES: usize = 4 << 10;
 
+/// What is read at a time of what nobody wants any more.
+pub const DROPPED_READ_BYTES: usize = 64 << 10;
+
 /// A stream that is silent between packets keeps its slab this long: a pool of 256 then serves 5,000
 /// streams a second that send one packet each, and who sends 20 times a second takes one at each.
 pub const SILENCE_PATIENCE: Duration = Duration::from_millis(50);
@@ -167,6 +170,9 @@ pub const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 /// rings of a datanode that was killed, more on a busy machine.
 pub const BIND_PATIENCE: Duration = Duration::from_secs(5);
 pub const BIND_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long what is sent behind a corrupt packet is taken and dropped (HDFS waits as long).
+pub const CORRUPT_SENDER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Bound of sending to a peer that takes nothing (`dfs.datanode.socket.write.timeout`).
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(480);

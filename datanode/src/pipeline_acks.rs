@@ -135,7 +135,7 @@ impl BlockStream {
         };
         if below.first() == Some(&Status::ErrorChecksum) {
             // What was sent from here did not arrive as it was: let the client blame this node.
-            return Err(DatanodeError::CorruptPacket { block: self.block, seqno: front.seqno });
+            return Err(DatanodeError::CorruptBelow { block: self.block, seqno: front.seqno });
         }
         let front = *front;
         queue.pop_front();

@@ -1,7 +1,7 @@
 //! Bugs that cost users of HDFS data, as its issue tracker has them: one test for each whose state is a
 //! datanode's. ARCHITECTURE.md lists them all.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use rand::rngs::StdRng;
@@ -142,6 +142,8 @@ fn hdfs_3875_corruption_in_the_middle_blames_who_sent_it() {
         assert!(ack.replies.iter().all(|status| *status == Status::Success), "{ack:?}");
         acked += 20_000;
     }
+    let hung_up = client.stream.read(&mut [0]).map_err(|error| error.kind());
+    assert!(matches!(hung_up, Ok(0) | Err(ErrorKind::ConnectionReset)), "{hung_up:?}");
     assert!((100_000..200_000).contains(&acked), "{acked} bytes were acknowledged");
     let replica = two.node.dataset.replica(POOL, BlockId(1)).unwrap();
     assert!(replica.bytes_on_disk() >= acked && replica.bytes_on_disk() < 200_000);

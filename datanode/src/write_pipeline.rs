@@ -18,7 +18,8 @@
 //! with `syncBlock` on its device, and the datanodes below have acknowledged it. The last one waits
 //! for the replica to be FINALIZED.
 //!
-//! Failures: a corrupt packet is answered ERROR_CHECKSUM and ends the stream; a disk that fails ends
+//! Failures: a corrupt packet is answered ERROR_CHECKSUM and ends the stream, but what its sender has on
+//! the way is taken until it hangs up, or it might see no answer, only a peer that is gone; a disk that fails ends
 //! it with ERROR; a mirror that fails is reported with every further ack, and the stream goes on. The
 //! peer's disappearance, a stop by a recovery and every other error leave the replica RBW with what
 //! it has, for recovery (a TEMPORARY one is deleted). No write is in flight when the stream ends, but
@@ -42,8 +43,8 @@ use crate::chunk_checksums::{ChunkChecksums, verify_pieces};
 use crate::connection::Connection;
 use crate::error::{DatanodeError, Result};
 use crate::limits::{
-    HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, RESERVE_DIVISOR, RESERVE_LEVELS_MAX, SILENCE_PATIENCE,
-    WRITE_STREAM_SLABS_MAX,
+    CORRUPT_SENDER_PATIENCE, HALF_PACKET_PATIENCE, RECEIVE_BYTES_MAX, RESERVE_DIVISOR,
+    RESERVE_LEVELS_MAX, SILENCE_PATIENCE, WRITE_STREAM_SLABS_MAX,
 };
 use crate::mirror::Mirror;
 use crate::packet::Packet;
@@ -102,8 +103,11 @@ pub async fn serve(
     let stream = BlockStream::open(server, &writer, &request, role, client_checksum, mirror).await;
     match stream {
         Ok(stream) => {
-            let ends_cleanly = stream.run(server, connection, writer).await?;
-            Ok(ends_cleanly && role.has_setup_reply() && request.keeps_connection())
+            let outcome = stream.run(server, connection, writer).await;
+            if let Err(DatanodeError::CorruptPacket { .. }) = outcome {
+                connection.drop_rest(CORRUPT_SENDER_PATIENCE).await;
+            }
+            Ok(outcome? && role.has_setup_reply() && request.keeps_connection())
         }
         Err(error) => {
             server.dataset.abandon(writer).await?;
@@ -402,6 +406,8 @@ impl BlockStream {
                 computed = mismatch.computed, "corrupt packet"
             );
             let status = Status::ErrorChecksum;
+            // Nothing comes behind it that would have what has gathered before it written.
+            self.sink.flush(false);
             self.await_ack(Awaiting { end: 0, is_last: true, status, ..awaiting });
             return Ok(false);
         }
