@@ -92,6 +92,7 @@ pub fn ack_latency(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     let ours = one_pipeline(lab.ours()?, bytes, 3);
     let peer = lab.peer().expect("this goal is refused without a peer");
     let peer = one_pipeline(peer, bytes, 3);
+    let without_disk = one_pipeline(lab.ours_discarding()?, bytes, 3);
     let peaks = lab.interleave(vec![
         Subject::pipeline("ringfs, as fast as it goes", Side::Ours, ours.clone()),
         Subject::pipeline("peer, as fast as it goes", Side::Peer, peer.clone()),
@@ -108,9 +109,11 @@ pub fn ack_latency(lab: &mut Lab<'_>) -> Result<(), CommandError> {
         disk_alone(lab, halves[0]),
         disk_alone(lab, halves[1]),
         page_cache_alone(lab, halves[1]),
+        planned("ringfs that keeps no data", Side::Limit, &without_disk, halves[1]),
     ])?;
-    let [at_its_own, at_the_peers, peer, disks @ .., page_cache] = &measured[..] else {
-        unreachable!("six subjects")
+    let [at_its_own, at_the_peers, peer, disks @ .., page_cache, without_disk] = &measured[..]
+    else {
+        unreachable!("seven subjects")
     };
     let bound = AtMost(0.25);
     let what = "p99 of an ack, each at half of its own peak, us";
@@ -123,9 +126,11 @@ pub fn ack_latency(lab: &mut Lab<'_>) -> Result<(), CommandError> {
     lab.find(format!(
         "No ack that waits for the disk comes before its write: the p99 of writes of the disk alone \
          was {} times the p99 of the peer's acks at these rates; that of writes to the page cache, at \
-         the peer's rate, {:.2} times.",
+         the peer's rate, {:.2} times; and that of acks of our datanodes when they keep no data, at the \
+         same rate, {:.2} times.",
         disks.join(" and "),
-        median_of(page_cache, p99_us) / peer
+        median_of(page_cache, p99_us) / peer,
+        median_of(without_disk, p99_us) / peer
     ));
     Ok(())
 }
