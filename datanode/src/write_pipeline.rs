@@ -19,11 +19,11 @@
 //! for the replica to be FINALIZED.
 //!
 //! Failures: a corrupt packet is answered ERROR_CHECKSUM and ends the stream, but what its sender has on
-//! the way is taken until it hangs up, or it might see no answer, only a peer that is gone; a disk that fails ends
-//! it with ERROR; a mirror that fails is reported with every further ack, and the stream goes on. The
-//! peer's disappearance, a stop by a recovery and every other error leave the replica RBW with what
-//! it has, for recovery (a TEMPORARY one is deleted). No write is in flight when the stream ends, but
-//! for those of a disk that did not answer in time.
+//! the way is taken until it hangs up: it might see no answer otherwise, only a peer that is gone. A
+//! disk that fails ends it with ERROR; a mirror that fails is reported with every further ack, and the
+//! stream goes on. The peer's disappearance, a stop by a recovery and every other error leave the
+//! replica RBW with what it has, for recovery (a TEMPORARY one is deleted). No write is in flight when
+//! the stream ends, but for those of a disk that did not answer in time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
