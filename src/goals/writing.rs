@@ -13,6 +13,9 @@ use super::subjects::{Subject, one_file, one_pipeline};
 use crate::error::CommandError;
 
 const WRITERS: u64 = 64;
+/// A block of the length that the one writer's have, for each: neither side changes blocks more often, nor
+/// writes into space that was kept of blocks of another length (`ringfs.datanode.spare.files`).
+const WRITERS_BYTES: u64 = WRITERS * (128 << 20);
 const IDLE_WRITERS: usize = 1000;
 const IDLE_BLOCK_BYTES: u64 = 16 << 20;
 const IDLE_WRITER_KIB_MAX: f64 = 64.0;
@@ -136,7 +139,7 @@ pub fn ack_latency(lab: &mut Lab<'_>) -> Result<(), CommandError> {
 }
 
 pub fn many_writers(lab: &mut Lab<'_>) -> Result<(), CommandError> {
-    let bytes = lab.bytes();
+    let bytes = lab.bytes_or(WRITERS_BYTES);
     let one = one_pipeline(lab.ours()?, bytes, 3);
     let each = (bytes / WRITERS).max(1);
     let many = PipelineOptions {
