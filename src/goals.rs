@@ -165,7 +165,7 @@ pub struct GoalOptions {
     /// so has one of {mode} small, files of 10 KB below /bench-small (bench/java/SmallFiles.java)
     #[arg(long, value_name = "COMMAND")]
     java_bench: Option<String>,
-    /// Bytes of a run [default: 2g; what page-cache writes: 8g]
+    /// Bytes of a run [default: 2g; what page-cache and writers-64 write: 8g]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     bytes: Option<u64>,
     /// Where the clusters are made, on the disk to measure
